@@ -1,0 +1,1 @@
+"""The body itself: model files, joints, kinematics, cameras, keypoints, rendering, metrics."""

@@ -1,0 +1,1 @@
+"""Records and the store: datasets in, fits and decisions kept, exports out. Torch-free."""

@@ -1,0 +1,90 @@
+"""What a dataset says of a photo, and what was seen of a person in it. Torch-free."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+
+from bodymodel.keypoints import FIT_KEYPOINTS, Keypoints2D
+
+
+class KeypointSource(IntEnum):
+    """Where one point of one person came from; stored as int8 beside the point."""
+
+    NONE = 0
+    ANNOTATION = 1
+    OPENPOSE = 2
+    WHOLEBODY = 3
+    MEDIAPIPE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPerson:
+    """A person as the dataset's own files describe them.
+
+    Attributes:
+        person_index: Which person of the image; stable between runs.
+        bbox_xyxy_px: (4,) float32 in the upright (EXIF applied) image, or None.
+        keypoints: The point sets that the files give, each with its source.
+        truth: Ground-truth parameters by name where the set has them (rendered people), else None.
+    """
+
+    person_index: int
+    bbox_xyxy_px: np.ndarray | None = None
+    keypoints: tuple[tuple[KeypointSource, Keypoints2D], ...] = ()
+    truth: dict[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A photo of a dataset, before anything was read but the labels.
+
+    Attributes:
+        image_id: The path relative to the dataset's root, with forward slashes; unique in it.
+        path: Where the file is.
+        people: Labelled people, empty where the set has no labels for the image.
+        problem: Why the labels of this image cannot be used, empty if they can.
+    """
+
+    image_id: str
+    path: Path
+    people: tuple[LabelledPerson, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PersonObservation:
+    """What the solver is given of one person. ``status`` is "ok" or why there is nothing to fit.
+
+    Attributes:
+        image_id: Of the Sample.
+        person_index: Of the LabelledPerson, or the detector's order.
+        image_sha256: Of the file's bytes; empty if it could not be read.
+        width: Of the upright image, pixels; 0 if it could not be read.
+        height: Likewise.
+        bbox_xyxy_px: (4,) float32, NaN if unknown.
+        keypoints_2d: (145, 3) float32 in the ``fit`` convention: x px, y px, confidence.
+        keypoint_source: (145,) int8, KeypointSource values.
+        focal_px: From EXIF in pixels of the upright image, NaN if unknown.
+        status: "ok", "no_person", "image_error", "label_error".
+        reason: One plain sentence when status is not "ok".
+        truth: As in LabelledPerson.
+    """
+
+    image_id: str
+    person_index: int
+    image_sha256: str = ""
+    width: int = 0
+    height: int = 0
+    bbox_xyxy_px: np.ndarray = field(default_factory=lambda: np.full(4, np.nan, np.float32))
+    keypoints_2d: np.ndarray = field(
+        default_factory=lambda: np.zeros((len(FIT_KEYPOINTS), 3), np.float32)
+    )
+    keypoint_source: np.ndarray = field(
+        default_factory=lambda: np.zeros(len(FIT_KEYPOINTS), np.int8)
+    )
+    focal_px: float = float("nan")
+    status: str = "ok"
+    reason: str = ""
+    truth: dict[str, np.ndarray] | None = None

@@ -1,0 +1,1 @@
+"""Keypoints to SMPL-X by optimisation."""

@@ -1,0 +1,54 @@
+"""What the solver takes and gives, one person at a time, as plain arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class FitTarget:
+    """One person's evidence.
+
+    Attributes:
+        keypoints_2d: (145, 3) float32, ``fit`` convention: x px, y px, confidence 0-1.
+        focal_px: Focal length in pixels of the full image.
+        center_px: (2,) principal point.
+    """
+
+    keypoints_2d: np.ndarray
+    focal_px: float
+    center_px: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """One person's fit, in the camera frame (OpenCV axes: x right, y down, z forward).
+
+    Attributes:
+        params: The fields of bodymodel.params.BodyParams as float32 arrays without batch dimension.
+        projected_2d: (145, 2) float32, the model's keypoints in pixels of the full image.
+        residual_px: (145,) float32, distance to the detected point, NaN where there is none.
+        residual_part_px: Median of residual_px by part (spec.PARTS), NaN where a part is unseen.
+        person_height_px: The scale that residuals are judged by: the height in pixels that the fitted
+            body has when it stands upright at its depth.
+        energy: Final energy by term, without "total".
+        energy_total: Their sum.
+        starts: Names of the starts that were tried.
+        start_energies: (len(starts),) float32, energy of each start when it left the competition.
+        iterations: Solver iterations of the winner.
+        status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
+        reason: One plain sentence when status is not "ok".
+    """
+
+    params: dict[str, np.ndarray]
+    projected_2d: np.ndarray
+    residual_px: np.ndarray
+    residual_part_px: dict[str, float]
+    person_height_px: float
+    energy: dict[str, float]
+    energy_total: float
+    starts: tuple[str, ...]
+    start_energies: np.ndarray
+    iterations: int
+    status: str
+    reason: str
