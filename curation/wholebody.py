@@ -49,7 +49,9 @@ def parse_annotation(annotation: Mapping[str, Any], person_index: int) -> Labell
         for key, valid, size in _WHOLEBODY_PARTS:
             points = _triples(annotation, key, size)
             if key == "foot_kpts":
-                points[:, 2] = _OF_VISIBILITY[np.clip(np.nan_to_num(points[:, 2]), 0, 2).astype(int)]
+                points[:, 2] = _OF_VISIBILITY[
+                    np.clip(np.nan_to_num(points[:, 2]), 0, 2).astype(int)
+                ]
             if not annotation.get(valid, True):
                 points[:] = 0
             parts.append(points)

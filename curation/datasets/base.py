@@ -23,8 +23,28 @@ OCCLUDED_CONFIDENCE = 0.5
 """Of a point that the annotator guessed behind something: known, but less exactly."""
 
 _EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .ppm .pgm .pnm .jp2 .j2k .mpo "
-    ".avif .heic .heif".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+        ".mpo",
+        ".avif",
+        ".heic",
+        ".heif",
+    ]
 )
 _OUTPUT_FOLDERS = frozenset(("fits", "exports", "__MACOSX"))
 

@@ -55,9 +55,7 @@ class MpiiDataset:
                     problems.append(f"person {index} of the label file: {error}")
                     persons.append(LabelledPerson(index))
             persons = [p for p in persons if p is not None]
-            yield Sample(
-                relative_id(self.root, path), path, tuple(persons), "; ".join(problems)
-            )
+            yield Sample(relative_id(self.root, path), path, tuple(persons), "; ".join(problems))
 
     @cached_property
     def _labels(self) -> dict[str, list[Any]]:
