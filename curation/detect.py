@@ -17,7 +17,7 @@ import numpy as np
 from bodymodel.keypoints import Keypoints2D
 from curation.evidence import SAME_PERSON_GAP
 from curation.holistic import CONVENTION, Detection, HolisticDetector
-from curation.images import ImageError, ImageHeader, read_header, read_image
+from curation.images import ImageError, ImageHeader, open_image
 from curation.people import as_fit, body_gap
 from curation.proposals import find_everyone
 
@@ -83,12 +83,12 @@ def start_detector() -> Callable[[DetectJob], DetectResult]:
     def detect(job: DetectJob) -> DetectResult:
         nonlocal detector
         try:
-            header = read_header(job.path)
-            entry = _cache_path(job, header.sha256)
+            file = open_image(job.path)
+            entry = _cache_path(job, file.header.sha256)
             people = None if entry is None else _load(entry, job)
             if people is not None:
-                return DetectResult(header, people, cached=True)
-            rgb, _, _ = read_image(job.path)
+                return DetectResult(file.header, people, cached=True)
+            rgb = file.decode()
         except ImageError as error:
             nothing = ImageHeader(error.sha256, 0, 0, float("nan"))
             return DetectResult(nothing, problem=error.reason)
@@ -100,7 +100,7 @@ def start_detector() -> Callable[[DetectJob], DetectResult]:
             people = tuple(_find(detector, rgb, query) for query in job.queries)
         if entry is not None:
             _save(entry, people)
-        return DetectResult(header, people)
+        return DetectResult(file.header, people)
 
     return detect
 
@@ -172,7 +172,7 @@ def _save(entry: Path, people: tuple[Detection | None, ...]) -> None:
         handle, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             file.write(buffer.getvalue())
-        os.replace(temporary, entry)
+        Path(temporary).replace(entry)
     except OSError:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

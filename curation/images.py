@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["ImageError", "ImageHeader", "read_header", "read_image"]
+__all__ = ["ImageError", "ImageFile", "ImageHeader", "open_image", "read_header", "read_image"]
 
 MAX_PIXELS = 178_956_970
 """Pillow's own hard limit: twice a quarter of a gibibyte of RGB."""
@@ -78,11 +78,47 @@ class ImageHeader:
     focal_px: float
 
 
-def read_header(path: Path) -> ImageHeader:
-    """Read size, hash and focal length of a photo without decoding its pixels.
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A photo whose file has been read once, and whose pixels have not been decoded.
 
-    A JPEG or PNG file whose end is missing is refused here too, so that it makes no difference
-    to the user whether a run had to look at the pixels.
+    Attributes:
+        header: What is known of it.
+    """
+
+    header: ImageHeader
+    _data: bytes
+
+    def decode(self) -> np.ndarray:
+        """Return the upright pixels, (H, W, 3) uint8 RGB.
+
+        CMYK, grey, palette and 1-bit images become RGB; 16-bit and float images are scaled to
+        8 bits; transparent pixels show white. Of several frames the first is taken. Colour
+        profiles are ignored.
+
+        Raises:
+            ImageError: If the pixels cannot be decoded.
+        """
+        sha256 = self.header.sha256
+        with _plain_errors(sha256), _open(self._data, sha256) as image:
+            orientation = _orientation(image, _exif(image, self._data))
+            image.load()
+            rgb = _to_rgb(image)
+            if orientation in _TRANSPOSE:
+                rgb = rgb.transpose(_TRANSPOSE[orientation])
+            return np.array(rgb)
+
+
+def open_image(path: Path) -> ImageFile:
+    """Read a file and the header of the photo in it.
+
+    A JPEG or PNG file whose end is missing is refused here already, so that it makes no difference
+    to the user whether a run has to look at the pixels.
+
+    Focal length: ``FocalLengthIn35mmFilm`` is by its definition (CIPA DCG-001) the one with the
+    same *diagonal* angle of view, so ``f_px = f35 / 43.27 * diagonal``. Without it,
+    ``FocalLength`` times ``FocalPlaneXResolution``, scaled by the present width over the width
+    when taken. A photo whose sides' ratio is not the one it was taken with has been cropped: NaN.
 
     Raises:
         ImageError: If the file is not a whole image that this module can read.
@@ -90,23 +126,20 @@ def read_header(path: Path) -> ImageHeader:
     data, sha256 = _read_bytes(path)
     with _plain_errors(sha256), _open(data, sha256) as image:
         _require_whole(image.format, data, sha256)
-        return _header(image, _exif(image, data), sha256)
+        return ImageFile(_header(image, _exif(image, data), sha256), data)
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read size, hash and focal length of a photo without decoding its pixels.
+
+    Raises:
+        ImageError: See open_image.
+    """
+    return open_image(path).header
 
 
 def read_image(path: Path) -> tuple[np.ndarray, str, float]:
-    """Read a photo upright.
-
-    CMYK, grey, palette and 1-bit images become RGB; 16-bit and float images are scaled to 8 bits;
-    transparent pixels show white. Of several frames the first is taken. Colour profiles are
-    ignored.
-
-    Focal length: ``FocalLengthIn35mmFilm`` is by its definition (CIPA DCG-001) the one with the
-    same *diagonal* angle of view, so ``f_px = f35 / 43.27 * diagonal``. Without it,
-    ``FocalLength`` times ``FocalPlaneXResolution``, scaled by the present width over the width
-    when taken. A photo whose sides' ratio is not the one it was taken with has been cropped: NaN.
-
-    Args:
-        path: Of the file.
+    """Read a photo upright; see ImageFile.decode for the pixels and open_image for the rest.
 
     Returns:
         (H, W, 3) uint8 RGB, the sha256 of the file's bytes, and the focal length in pixels (NaN if
@@ -115,18 +148,8 @@ def read_image(path: Path) -> tuple[np.ndarray, str, float]:
     Raises:
         ImageError: If the file is not a whole image that this module can read.
     """
-    data, sha256 = _read_bytes(path)
-    with _plain_errors(sha256), _open(data, sha256) as image:
-        # Pillow reads some files to their broken end without a word; refuse them first.
-        _require_whole(image.format, data, sha256)
-        exif = _exif(image, data)
-        focal_px = _header(image, exif, sha256).focal_px
-        orientation = _orientation(image, exif)
-        image.load()
-        rgb = _to_rgb(image)
-        if orientation in _TRANSPOSE:
-            rgb = rgb.transpose(_TRANSPOSE[orientation])
-        return np.array(rgb), sha256, focal_px
+    file = open_image(path)
+    return file.decode(), file.header.sha256, file.header.focal_px
 
 
 def _read_bytes(path: Path) -> tuple[bytes, str]:

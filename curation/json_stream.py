@@ -10,6 +10,7 @@ __all__ = ["JsonItem", "iter_items", "read_item"]
 
 _CHUNK = 1 << 20
 _SPACE = " \t\n\r"
+_DELIMITERS = ",]}" + _SPACE
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,10 @@ class _Reader:
                     f"{self._path.name} is not JSON: {error.msg} near byte "
                     f"{self._start + error.pos}"
                 ) from None
-            if end == len(self._text) and not isinstance(value, dict | list | str):
-                if self._fill(more):  # a number that touches the window's end may go on
-                    continue
-                end = len(self._text)
+            # "12" may be the beginning of "12.5e3": a number ends at a delimiter, not before.
+            is_open = not isinstance(value, dict | list | str)
+            if is_open and self._text[end : end + 1] not in tuple(_DELIMITERS) and self._fill(more):
+                continue
             break
         offset, length = self._start + self._at, end - self._at
         text = self._text[self._at : end]

@@ -135,10 +135,8 @@ def _plan(sample: Sample, source: ObserveSource, cache_dir: Path | None, pool: W
         if query is not None:
             asked.append(position)
             queries.append(query)
-    if source == "mediapipe":
-        everyone = not queries
-    else:
-        everyone = not sample.people and not sample.problem
+    has_labels = bool(sample.people or sample.problem)
+    everyone = not queries and (source == "mediapipe" or not has_labels)
     if not queries and not everyone:
         return _Plan(sample, labels)
     _require_mediapipe()

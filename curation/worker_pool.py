@@ -4,6 +4,7 @@
 process gets a failure, the process is replaced, and the others go on.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -129,10 +130,8 @@ class WorkerPool:
                 job, future = self._jobs.popleft()
             worker.future = future
             worker.deadline = time.monotonic() + self._timeout_s
-            try:
+            with contextlib.suppress(OSError):  # if its process is gone, _wait fails the job
                 worker.connection.send(job)
-            except OSError:
-                pass  # its process is gone: _wait sees that and fails the job
 
     def _wait(self, workers: list[_Worker]) -> None:
         now = time.monotonic()

@@ -75,7 +75,7 @@ class Dataset(Protocol):
 
 def is_image_name(name: str) -> bool:
     """Tell whether a file's name says that it is an image, whatever is in it."""
-    return os.path.splitext(name)[1].lower() in _EXTENSIONS and not name.startswith(".")
+    return Path(name).suffix.lower() in _EXTENSIONS and not name.startswith(".")
 
 
 def iter_image_files(root: Path) -> Iterator[Path]:

@@ -134,7 +134,10 @@ def _annotation_places(file: Path) -> dict[int, np.ndarray]:
         if not isinstance(item.value, dict) or "image_id" not in item.value:
             raise DatasetError(f"{file}: an annotation has no 'image_id'")
         rows.append((item.value["image_id"], item.value.get("id", 0), item.offset, item.length))
-    table = np.array(rows, np.int64).reshape(-1, 4)
+    try:
+        table = np.array(rows, np.int64).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
+        raise DatasetError(f"{file}: the ids of images and annotations must be integers") from None
     table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
     ids, starts = np.unique(table[:, 0], return_index=True)
     return {

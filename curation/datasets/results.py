@@ -68,7 +68,7 @@ def result_files(root: Path) -> list[Path]:
             first = next(iter_items(path), None)
         except (OSError, ValueError):
             continue
-        if first is not None and isinstance(first[1].value, dict):
-            if {"image_id", "keypoints"} <= set(first[1].value):
-                found.append(path)
+        entry = None if first is None else first[1].value
+        if isinstance(entry, dict) and entry.keys() >= {"image_id", "keypoints"}:
+            found.append(path)
     return found
