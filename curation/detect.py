@@ -139,6 +139,7 @@ def _load(entry: Path, job: DetectJob) -> tuple[Detection | None, ...] | None:
         with zipfile.ZipFile(data) as archive:
             if archive.testzip() is not None:  # numpy does not look at the checksums
                 return None
+        data.seek(0)
         with np.load(data, allow_pickle=False) as arrays:
             if int(arrays["format"]) != _CACHE_FORMAT:
                 return None
