@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -327,3 +329,40 @@ def test_mediapipe_itself_on_photos_of_nobody(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == err == ""  # MediaPipe's C++ logs stay in the worker
     assert Path(rows["noise.png"].image_id).suffix == ".png"
+
+
+FOREVER = """
+import sys
+from pathlib import Path
+from curation.observe import observe
+from curation.samples import Sample
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    for number, _ in enumerate(observe((Sample("a", path) for _ in iter(int, 1)), workers=1)):
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_run(tmp_path, photo, ending):
+    pytest.importorskip("mediapipe")
+    psutil = pytest.importorskip("psutil")
+    script = tmp_path / "run.py"
+    script.write_text(FOREVER)
+    run = subprocess.Popen(
+        [sys.executable, script, photo],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert run.stdout is not None
+    run.stdout.readline()
+    workers = psutil.Process(run.pid).children(recursive=True)
+    assert workers
+    run.send_signal(ending)
+    assert run.wait(20) != 0
+    run.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
