@@ -74,7 +74,10 @@ class Evidence:
 def from_labels(
     person: LabelledPerson, sources: frozenset[KeypointSource] | None = None
 ) -> Evidence:
-    """Merge the point sets of a labelled person; of two that have a point, the first gives it.
+    """Merge the point sets of a labelled person, the first source first.
+
+    A later source gives the points whose names no earlier source has; within one source (body and
+    hands of OpenPose share the wrists) it is enough that the point was not seen.
 
     Args:
         person: With any number of point sets.
@@ -82,15 +85,18 @@ def from_labels(
     """
     points = np.zeros((len(FIT_KEYPOINTS), 3), np.float32)
     source = np.zeros(len(FIT_KEYPOINTS), np.int8)
-    known = np.zeros(len(FIT_KEYPOINTS), bool)
+    known: dict[KeypointSource, np.ndarray] = {}
     for kind, keypoints in person.keypoints:
         if sources is not None and kind not in sources:
             continue
         new = as_fit(keypoints.points, keypoints.convention)
         take = (points[:, 2] == 0) & (new[:, 2] > 0)
+        for other, names in known.items():
+            if other != kind:
+                take &= ~names
         points[take], source[take] = new[take], kind
-        known |= known_names(keypoints.convention)
-    return Evidence(points, source, known)
+        known[kind] = known.get(kind, False) | known_names(keypoints.convention)
+    return Evidence(points, source, np.any([*known.values(), np.zeros(len(source), bool)], axis=0))
 
 
 def from_detection(detection: Detection) -> Evidence:

@@ -115,7 +115,7 @@ def test_the_box_of_what_is_present():
     assert np.isnan(keypoint_box(points[2:])).all()
 
 
-def test_of_two_point_sets_the_first_gives_the_point():
+def test_of_two_sources_the_first_that_has_the_name_gives_the_point():
     first = points_in("coco17", confidence=0.5)
     first[0, 2] = 0
     person = LabelledPerson(
@@ -131,12 +131,23 @@ def test_of_two_point_sets_the_first_gives_the_point():
     )
     evidence = from_labels(person)
     assert sources(evidence, ["left_wrist", "left_ear"]) == {KeypointSource.ANNOTATION}
-    assert sources(evidence, ["nose", "left_index1", "mouth_top"]) == {KeypointSource.WHOLEBODY}
+    assert sources(evidence, ["left_index1", "mouth_top"]) == {KeypointSource.WHOLEBODY}
+    assert sources(evidence, ["nose"]) == {KeypointSource.NONE}  # looked for and not seen
     assert evidence.points[INDEX["left_wrist"], 2] == 0.5
     only = from_labels(person, frozenset((KeypointSource.WHOLEBODY,)))
     assert sources(only, ["left_wrist", "nose"]) == {KeypointSource.WHOLEBODY}
     assert from_labels(person, frozenset((KeypointSource.OPENPOSE,))).is_empty
     assert ((evidence.source == 0) == (evidence.points[:, 2] == 0)).all()
+
+
+def test_within_one_source_it_is_enough_that_the_other_set_saw_the_point():
+    body, hand = points_in("openpose_body25"), points_in("openpose_hand21_left", confidence=0.4)
+    body[CONVENTIONS["openpose_body25"].index("left_wrist")] = 0
+    sets = (("openpose_body25", body), ("openpose_hand21_left", hand))
+    person = LabelledPerson(
+        0, None, tuple((KeypointSource.OPENPOSE, Keypoints2D(c, p)) for c, p in sets)
+    )
+    assert from_labels(person).points[INDEX["left_wrist"], 2] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
