@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bodymodel.spec import Family, Gender
+from bodymodel.spec import FAMILIES, Family, Gender
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,8 @@ class BodyData:
         contour_faces: (79, 17) int64, the faces of spec.FACE_CONTOUR by yaw: rows 0..39 for yaw 0
             to +39 degrees, 40..78 for -1 to -39; empty where none.
         contour_bary: (79, 17, 3) float32.
+        vertex_ids: The vertex of each of spec.VERTEX_KEYPOINTS. Left empty, it becomes the
+            family's published ids; a body of another topology brings its own.
     """
 
     family: Family
@@ -62,6 +64,11 @@ class BodyData:
     landmark_bary: np.ndarray
     contour_faces: np.ndarray
     contour_bary: np.ndarray
+    vertex_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.vertex_ids:
+            object.__setattr__(self, "vertex_ids", FAMILIES[self.family].vertex_ids)
 
     @property
     def num_betas(self) -> int:
