@@ -13,7 +13,6 @@ from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import (
     FACE_LANDMARKS,
-    FAMILIES,
     SMPLX_JOINTS,
     VERTEX_KEYPOINTS,
 )
@@ -54,7 +53,7 @@ def fit_points(body: BodyData) -> FitPoints:
 
     for joint, name in enumerate(SMPLX_JOINTS):
         joint_weights[index[name], joint] = 1
-    ids = FAMILIES["smplx"].vertex_ids
+    ids = body.vertex_ids
     for name, vertex in zip(VERTEX_KEYPOINTS, ids, strict=True):
         vertex_weights[index[name], vertex] = 1
     for k, name in enumerate(FACE_LANDMARKS):

@@ -173,10 +173,10 @@ class Energy:
         stage, slices = self.stage, self.layout.slices
 
         body = slices["body_pose"]
-        residual, jacobian = self.prior.residual_and_jacobian(x[:, body])
-        gradient[:, body] += stage.w_pose * (jacobian.mT @ residual[..., None])[..., 0]
-        matrix[:, body, body] += stage.w_pose * (jacobian.mT @ jacobian)
-        energies = {"pose": stage.w_pose * residual.square().sum(1)}
+        energy, pull, stiff = self.prior.quadratic(x[:, body])
+        gradient[:, body] += stage.w_pose * pull
+        matrix[:, body, body] += stage.w_pose * stiff
+        energies = {"pose": stage.w_pose * energy}
 
         index = torch.tensor([body.start + i for i, _ in _BENDS], device=x.device)
         sign = torch.tensor([s for _, s in _BENDS], dtype=x.dtype, device=x.device)
@@ -186,7 +186,7 @@ class Energy:
         matrix[:, index, index] += slope.square()
         energies["bend"] = bend.square().sum(1)
 
-        excess, slope = self.limits.excess_and_slope(full_pose.flatten(1))
+        excess, slope = self.limits.residual_and_jacobian(full_pose.flatten(1))
         energies["limits"] = stage.w_limits * excess.square().sum(1)
         pull = stage.w_limits * slope * excess
         stiff = stage.w_limits * slope.square()

@@ -13,7 +13,7 @@ from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
 from fitting.energy import TERMS, Energy, Evidence
-from fitting.limits import load_joint_limits
+from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
 from fitting.records import FitResult, FitTarget
 from fitting.solver import Solution, minimise
@@ -94,7 +94,7 @@ class Fitter:
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
-        self._limits = load_joint_limits(**options)
+        self._limits = joint_limits(**options)
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -134,7 +134,10 @@ class Fitter:
         return ""
 
     def _refused(self, target: FitTarget, reason: str) -> FitResult:
-        params = self._layout.params(torch.full((1, self._layout.size), torch.nan)).numpy()
+        unknown = torch.full(
+            (1, self._layout.size), torch.nan, dtype=self.dtype, device=self.device
+        )
+        params = self._layout.params(unknown).numpy()
         nothing = np.full(len(FIT_KEYPOINTS), np.nan, np.float32)
         return FitResult(
             params={name: value[0].astype(np.float32) for name, value in params.items()},

@@ -167,7 +167,7 @@ def heading_starts(
         root = roll_turn @ rotvec_to_rotmat(upright) @ rotvec_to_rotmat(turn)
         x = like.new_zeros(batch, layout.size)
         x[:, layout.slices["global_orient"]] = rotmat_to_rotvec(root)
-        x[:, layout.slices["body_pose"]] = prior.mean_pose.to(like).flatten()
+        x[:, layout.slices["body_pose"]] = prior.means[0]
         starts.append(place(sliced, layout, evidence, x, depth))
     return torch.stack(starts, 1)
 
