@@ -47,9 +47,7 @@ class Evidence:
 
     def points(self, index: Tensor) -> "Evidence":
         """Return some of the points of all persons."""
-        return replace(
-            self, points_px=self.points_px[:, index], weights=self.weights[:, index]
-        )
+        return replace(self, points_px=self.points_px[:, index], weights=self.weights[:, index])
 
 
 @dataclass(frozen=True, eq=False)

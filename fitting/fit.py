@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
+from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
@@ -32,6 +33,7 @@ from fitting.state import Layout
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
+_SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
 def _fine_points() -> tuple[str, ...]:
@@ -56,11 +58,15 @@ class _Candidates:
     energy: Tensor
     iterations: Tensor
 
-    def best(self, count: int) -> tuple["_Candidates", Tensor]:
-        """Return the best of each person, and which (B, count) they were."""
-        order = self.energy.argsort(dim=1, stable=True)[:, :count]
-        x = self.x.gather(1, order[..., None].expand(-1, -1, self.x.shape[-1]))
-        return _Candidates(x, self.energy.gather(1, order), self.iterations.gather(1, order)), order
+    def take(self, which: Tensor) -> "_Candidates":
+        """Return some (B, k) of each person's candidates."""
+        x = self.x.gather(1, which[..., None].expand(-1, -1, self.x.shape[-1]))
+        return _Candidates(x, self.energy.gather(1, which), self.iterations.gather(1, which))
+
+    def best(self) -> tuple["_Candidates", Tensor]:
+        """Return the best of each person, and which (B, 1) it was."""
+        order = self.energy.argsort(dim=1, stable=True)[:, :1]
+        return self.take(order), order
 
 
 class Fitter:
@@ -149,6 +155,8 @@ class Fitter:
             energy_total=float("nan"),
             starts=(),
             start_energies=np.zeros(0, np.float32),
+            start_margin=float("nan"),
+            winner="",
             iterations=0,
             status="too_few_keypoints",
             reason=reason,
@@ -162,7 +170,9 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        own = np.array([self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points])
+        own = np.array(
+            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
+        )
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -207,6 +217,35 @@ class Fitter:
             solution.iterations.view(batch, count),
         )
 
+    def _measure(self, energy: Energy, candidates: Tensor) -> _Candidates:
+        """Evaluate (B, C, size) states without moving them."""
+        return self._run(energy, candidates, 0)
+
+    def _turns(self, candidates: _Candidates, reference: Tensor) -> Tensor:
+        """(B, C) angles of the candidates' root rotations against those of (B, size) states."""
+        root = self._layout.slices["global_orient"]
+        there = rotvec_to_rotmat(reference[:, None, root])
+        between = rotvec_to_rotmat(candidates.x[..., root]) @ there.mT
+        return rotmat_to_rotvec(between).norm(dim=-1)
+
+    def _distinct(self, found: _Candidates, count: int) -> Tensor:
+        """(B, count) the best, then those that face another way, then the rest; each by energy."""
+        best, which = found.best()
+        same = self._turns(found, best.x[:, 0]) < _SAME_HEADING
+        order = found.energy.argsort(dim=1, stable=True)
+        # a stable sort by class keeps the order by energy within each class
+        rank = same.gather(1, order).long()
+        rank[:, 0] = -1
+        return order.gather(1, rank.argsort(dim=1, stable=True))[:, :count]
+
+    def _margin(self, kept: _Candidates) -> Tensor:
+        """(B,) how much worse the best candidate that faces another way is, in parts of the best."""
+        best, _ = kept.best()
+        other = torch.where(self._turns(kept, best.x[:, 0]) < _SAME_HEADING, torch.nan, kept.energy)
+        other = torch.nan_to_num(other, nan=torch.inf).amin(1)
+        margin = other / best.energy[:, 0] - 1
+        return torch.where(torch.isinf(margin), torch.nan, margin)
+
     def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
@@ -230,24 +269,28 @@ class Fitter:
             energy = self._energy(self._coarse, stage, coarse)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
-        start_energies = found.energy.clone()
-        kept, which = found.best(config.keep)
+        # All starts are compared by one energy, so that the margin between them means something.
+        found = self._measure(self._energy(self._coarse, config.flip, coarse), found.x)
+        which = self._distinct(found, config.keep)
+        kept = found.take(which)
         iterations = iterations.gather(1, which)
         if config.limb_flips:
             kept = self._flip_limbs(kept, coarse)
             iterations = iterations + kept.iterations
+        start_energies = found.energy.scatter(1, which, kept.energy)
+        margin = self._margin(kept)
         for stage in config.fine:
             energy = self._energy(self._fine, stage, fine)
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
-        final, order = kept.best(1)
+        final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
-        return self._results(targets, energy, final.x[:, 0], start_energies, winner, iterations)
+        return self._results(
+            targets, energy, final.x[:, 0], start_energies, margin, winner, iterations
+        )
 
-    def _flip_limbs(
-        self, kept: _Candidates, coarse: Evidence
-    ) -> _Candidates:
+    def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
@@ -264,15 +307,13 @@ class Fitter:
             energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
             flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
             tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
-            best, _ = tried.best(1)
+            best, _ = tried.best()
             joined[:, columns] = best.x[:, 0, columns]
         energy = self._energy(self._coarse, stage, evidence)
         final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
-        best, _ = final.best(1)
+        best, _ = final.best()
         spent = best.iterations.view(batch, count) + stage.iterations
-        return _Candidates(
-            best.x.view(batch, count, size), best.energy.view(batch, count), spent
-        )
+        return _Candidates(best.x.view(batch, count, size), best.energy.view(batch, count), spent)
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
         """Where the points of a limb stand among those of the coarse stages."""
@@ -284,6 +325,7 @@ class Fitter:
         energy: Energy,
         x: Tensor,
         start_energies: Tensor,
+        margin: Tensor,
         winner: Tensor,
         iterations: Tensor,
     ) -> list[FitResult]:
@@ -319,6 +361,8 @@ class Fitter:
                     energy_total=float(at.energy[k]),
                     starts=tuple(name for name, _ in HEADINGS),
                     start_energies=start_energies[k].cpu().float().numpy(),
+                    start_margin=float(margin[k]),
+                    winner=HEADINGS[int(winner[k])][0],
                     iterations=int(iterations[k]),
                     status="ok" if finite else "solver_error",
                     reason="" if finite else "the solver ended at values that are not numbers",

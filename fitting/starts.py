@@ -37,7 +37,6 @@ _BONES = (
 _LONGEST = 0.85  # the quantile of apparent bone lengths that is taken for unforeshortened
 
 
-
 @dataclass(frozen=True)
 class Limb:
     """An arm or a leg that may be turned over in depth.
@@ -183,9 +182,7 @@ def place(
     z = depth - (weight * points[..., 2]).sum(1)
     ray = (evidence.points_px - evidence.center_px[:, None]) / evidence.focal_px[:, None, None]
     lateral = ray * (points[..., 2:] + z[:, None, None]) - points[..., :2]
-    x[:, layout.slices["transl"]] = torch.cat(
-        [(weight[..., None] * lateral).sum(1), z[:, None]], 1
-    )
+    x[:, layout.slices["transl"]] = torch.cat([(weight[..., None] * lateral).sum(1), z[:, None]], 1)
     return x
 
 
@@ -242,8 +239,6 @@ def stature_m(sliced: SlicedBody, shape: Tensor) -> Tensor:
     points = sliced_forward(sliced, zero, shape, zero[:, 0]).points
     heels = points[:, [names["left_heel"], names["right_heel"]], 1].mean(1)
     return points[:, names["head_top"], 1] - heels
-
-
 
 
 COARSE_POINTS: tuple[str, ...] = (

@@ -11,7 +11,6 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 
 
-
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where each parameter lies in the vector, and how hands are decoded.

@@ -86,7 +86,9 @@ def test_a_missing_part_is_normal(fitter, people, part):
             return any(w in name for w in ("knee", "ankle", "toe", "heel"))
         if part == "head":
             return name in ("nose", "head_top") or "eye" in name or "ear" in name
-        return keypoint_part(name) in {"hands": ("left_hand", "right_hand"), "face": ("face",)}[part]
+        return (
+            keypoint_part(name) in {"hands": ("left_hand", "right_hand"), "face": ("face",)}[part]
+        )
 
     rows = [k for k, name in enumerate(FIT_KEYPOINTS) if gone(name)]
     targets = []
