@@ -88,6 +88,8 @@ def body_from_arrays(
 
     name = str(np.asarray(arrays.get("model_name", f"{family}-{gender}")))
     is_open = name.startswith("open")
+    if is_open:
+        name = f"open-{family}-{gender}"
     return BodyData(
         family=family,
         gender=gender,

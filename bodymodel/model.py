@@ -52,9 +52,10 @@ class BodyModel(nn.Module):
             )
 
         def real(name: str, array) -> None:
-            self.register_buffer(
-                name, torch.as_tensor(array).to(dtype, copy=True), persistent=False
+            tensor = torch.as_tensor(array).to(
+                dtype, copy=True, memory_format=torch.contiguous_format
             )
+            self.register_buffer(name, tensor, persistent=False)
 
         def index(name: str, array) -> None:
             tensor = torch.as_tensor(array, dtype=torch.int64)
@@ -65,13 +66,14 @@ class BodyModel(nn.Module):
         dirs = torch.cat(
             [torch.as_tensor(body.shapedirs), torch.as_tensor(body.exprdirs)], dim=-1
         ).movedim(-1, 0)  # (B + E, V, 3)
-        real("v_template", template)
-        real("shape_and_expression_dirs", dirs.flatten(1))
+        # Everything a vertex goes through is kept coordinate by coordinate, see lbs.skin.
+        real("_template", template.T)
+        real("_shape_dirs", dirs.mT.flatten(1))
         # The regressor is linear, so joints need no mesh: J (v + S b) = J v + (J S) b.
-        real("joint_template", regressor @ template)
-        real("joint_dirs", (regressor @ dirs.double()).flatten(1))
-        real("pose_dirs", torch.as_tensor(body.posedirs).flatten(0, 1).T.contiguous())
-        real("weights", body.weights)
+        real("_joint_template", regressor @ template)
+        real("_joint_dirs", (regressor @ dirs.double()).flatten(1))
+        real("_pose_dirs", torch.as_tensor(body.posedirs).permute(2, 1, 0).flatten(1))
+        real("_weights", torch.as_tensor(body.weights).T)
         index("faces", body.faces)
 
         index("_parents", [max(p, 0) for p in body.parents])
@@ -92,12 +94,12 @@ class BodyModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the arrays, and so of the parameters expected and the output."""
-        return self.v_template.dtype
+        return self._template.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the arrays are."""
-        return self.v_template.device
+        return self._template.device
 
     def forward(self, params: BodyParams) -> BodyOutput:
         """Pose an SMPL-X body.
@@ -181,8 +183,9 @@ class BodyModel(nn.Module):
         rotations, joints = lbs.joint_transforms(
             rotmats, rest_joints, self._parents, levels, self._order
         )
-        corrections = (lbs.pose_feature(rotmats) @ self.pose_dirs).unflatten(-1, (-1, 3))
-        vertices = lbs.skin(v_shaped + corrections, self.weights, rotations, joints, rest_joints)
+        corrections = (lbs.pose_feature(rotmats) @ self._pose_dirs).unflatten(-1, (3, -1))
+        planar = lbs.skin(v_shaped + corrections, self._weights, rotations, joints, rest_joints)
+        vertices = planar.mT.contiguous()
         if transl is not None:
             if transl.shape[-1] != 3:
                 raise ValueError(f"transl must be (..., 3), got {tuple(transl.shape)}")
@@ -191,8 +194,11 @@ class BodyModel(nn.Module):
         return BodyOutput(vertices, joints, self._keypoints(vertices, joints, rotations))
 
     def _shape(self, betas: Tensor | None, expression: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the rest-pose vertices and joints of a shape, in its own batch dimensions."""
-        vertices, joints = self.v_template, self.joint_template
+        """Return the rest-pose vertices (..., 3, V) and joints (..., J, 3) of a shape.
+
+        In the coefficients' own batch dimensions, so that one shape in many poses is one shape.
+        """
+        vertices, joints = self._template, self._joint_template
         for name, coefficients, first, size in (
             ("betas", betas, 0, self.num_betas),
             ("expression", expression, self.num_betas, self.num_expression),
@@ -206,9 +212,9 @@ class BodyModel(nn.Module):
                     "load the body with more components, or cut them"
                 )
             rows = slice(first, first + n)
-            moved = coefficients @ self.shape_and_expression_dirs[rows]
-            vertices = vertices + moved.unflatten(-1, (-1, 3))
-            joints = joints + (coefficients @ self.joint_dirs[rows]).unflatten(-1, (-1, 3))
+            moved = coefficients @ self._shape_dirs[rows]
+            vertices = vertices + moved.unflatten(-1, (3, -1))
+            joints = joints + (coefficients @ self._joint_dirs[rows]).unflatten(-1, (-1, 3))
         return vertices, joints
 
     def _keypoints(self, vertices: Tensor, joints: Tensor, rotations: Tensor) -> Tensor:

@@ -214,11 +214,12 @@ def toy_arrays(family: Family = "smplx", seed: int = 0) -> dict[str, np.ndarray]
         arrays["lmk_bary_coords"] = np.array([bary for _, bary in hits])
         contour_faces, contour_bary = np.zeros((79, 17), int), np.zeros((79, 17, 3))
         for row in range(79):
-            # Row k is the head turned to its left in front of a camera that faces it.
+            # Row k is for a head turned k degrees to its left: the middle of what is seen then
+            # lies as far to its right.
             turn = np.deg2rad(row if row < 40 else 39 - row)
             for k, side in enumerate(np.linspace(-1.35, 1.35, 17)):
                 direction = np.array(
-                    [np.sin(side + turn), -0.8 * np.cos(side), np.cos(side + turn)]
+                    [np.sin(side - turn), -0.8 * np.cos(side), np.cos(side - turn)]
                 )
                 face, contour_bary[row, k] = _hit(v, ball_faces, direction)
                 contour_faces[row, k] = ball_face + face

@@ -246,7 +246,7 @@ def test_the_content_hash_sees_values_and_not_packaging(toy):
 @pytest.fixture
 def fake_open_body(monkeypatch, toy):
     """An embedded open body made of toy arrays."""
-    toy["model_name"] = np.array("open-smplx-neutral")
+    toy["model_name"] = np.array("open body: neutral")
     module = types.ModuleType("bodymodel.openbody")
     module.load_open_arrays = lambda family, gender: toy
     monkeypatch.setitem(sys.modules, "bodymodel.openbody", module)

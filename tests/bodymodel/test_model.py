@@ -128,7 +128,7 @@ def test_gradients(model):
 def test_hessian_at_the_zero_pose(model):
     """Fits start here; the usual Rodrigues forms give NaN or nonsense."""
     pose = torch.zeros(55, 3, dtype=torch.float64)
-    target = model.v_template + 0.01
+    target = torch.tensor(model.body.v_template) + 0.01
     direction = torch.randn(55, 3, generator=torch.Generator().manual_seed(1)).double()
 
     def gradient(p):
@@ -156,7 +156,7 @@ def test_nothing_of_the_model_file_is_in_a_checkpoint(model):
 
 def test_buffers_do_not_share_memory_with_the_body(toy_body):
     model = BodyModel(toy_body)
-    model.weights.zero_()
+    model._weights.zero_()
     assert toy_body.weights.max() > 0
 
 
@@ -207,3 +207,30 @@ def test_wrong_shapes_are_told(model):
 def test_published_vertex_ids_need_the_published_topology(toy_body):
     with pytest.raises(ValueError, match="bring its own vertex_ids"):
         BodyModel(dataclasses.replace(toy_body, vertex_ids=()))
+
+
+def test_nothing_waits_for_the_device(toy_body):
+    """Tensors without data have no value to wait for: reading one would raise."""
+    model = BodyModel(toy_body).to("meta")
+    out = model(random_params(2, 3, dtype=torch.float32).map(lambda x: x.to("meta")))
+    assert out.keypoints.device.type == "meta"
+    assert out.keypoints.shape == (2, 3, 144, 3)
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(model, toy_body):
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    params = random_params(16)
+    out = BodyModel(toy_body, dtype=torch.float64).to("cuda")(params.map(lambda x: x.cuda()))
+    expected = model(params)
+    for name in ("vertices", "joints", "keypoints"):
+        got = getattr(out, name).cpu()
+        torch.testing.assert_close(got, getattr(expected, name), rtol=0, atol=1e-10)
+
+
+def test_output_is_contiguous_and_typed(model):
+    out = model(random_params(3))
+    assert out.vertices.is_contiguous()
+    assert model.dtype == out.vertices.dtype == torch.float64
+    assert model.device == out.vertices.device

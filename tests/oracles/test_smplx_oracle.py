@@ -12,6 +12,8 @@ import torch
 from bodymodel.arrays import body_from_arrays
 from bodymodel.model import BodyModel
 from bodymodel.params import BodyParams
+from bodymodel.rotations import rotvec_to_rotmat
+from bodymodel.spec import SMPLH_VERTEX_IDS, SMPLX_VERTEX_IDS
 from tests.toy_body import toy_arrays
 
 smplx = pytest.importorskip("smplx")
@@ -24,6 +26,13 @@ IDS = (
 )  # fmt: skip
 
 
+def load_theirs(path):
+    return smplx.SMPLXLayer(
+        str(path), num_betas=10, num_expression_coeffs=10, use_pca=False,
+        flat_hand_mean=True, use_face_contour=True, dtype=torch.float64,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """The same toy file in both."""
@@ -34,18 +43,12 @@ def pair(tmp_path_factory):
     # It insists on the published vertex ids, which a toy does not reach.
     with pytest.MonkeyPatch.context() as patch:
         ids = dict(zip(IDS, body.vertex_ids, strict=True))
-        patch.setitem(smplx.vertex_ids.vertex_ids, "smplx", ids)
         patch.setitem(smplx.body_models.VERTEX_IDS, "smplx", ids)
-        theirs = smplx.SMPLXLayer(
-            str(path), num_betas=10, num_expression_coeffs=10, use_pca=False,
-            flat_hand_mean=True, use_face_contour=True, dtype=torch.float64,
-        )  # fmt: skip
+        theirs = load_theirs(path)
     return BodyModel(body, dtype=torch.float64), theirs
 
 
 def run_theirs(theirs, params: BodyParams):
-    from bodymodel.rotations import rotvec_to_rotmat
-
     return theirs(
         **{
             name: rotvec_to_rotmat(getattr(params, name))
@@ -59,19 +62,14 @@ def run_theirs(theirs, params: BodyParams):
 
 
 def test_vertex_keypoint_order_is_the_published_one():
-    from bodymodel.spec import SMPLH_VERTEX_IDS, SMPLX_VERTEX_IDS
-
     published = smplx.vertex_ids.vertex_ids
     assert tuple(published["smplx"][k] for k in IDS) == SMPLX_VERTEX_IDS
     assert tuple(published["smplh"][k] for k in IDS) == SMPLH_VERTEX_IDS
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("facing", [0.0, np.pi])
-def test_smplx(pair, scale, facing):
-    ours, theirs = pair
+def compare(ours, theirs, scale, facing, count):
     generator = torch.Generator().manual_seed(3)
-    params = BodyParams.zeros(64, dtype=torch.float64).map(
+    params = BodyParams.zeros(count, dtype=torch.float64).map(
         lambda x: scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
     )
     turned = params.global_orient.clone()
@@ -83,6 +81,20 @@ def test_smplx(pair, scale, facing):
     torch.testing.assert_close(mine.keypoints, reference.joints, rtol=0, atol=1e-6)
     single = BodyModel(ours.body)(params.map(lambda x: x.float()))
     assert (single.vertices - reference.vertices).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("facing", [0.0, np.pi])
+def test_smplx(pair, scale, facing):
+    compare(*pair, scale, facing, count=64)
+
+
+def test_smplx_on_the_open_body_with_the_published_vertex_ids(open_body, tmp_path):
+    from bodymodel.openbody import load_open_arrays
+
+    np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **load_open_arrays("smplx", "neutral"))
+    theirs = load_theirs(tmp_path / "SMPLX_NEUTRAL.npz")
+    compare(BodyModel(open_body, dtype=torch.float64), theirs, 0.5, np.pi, count=4)
 
 
 @pytest.mark.parametrize("family", ["smpl", "smplh", "mano", "flame"])
