@@ -342,7 +342,7 @@ def check_format_version(version: str, what: str) -> None:
 
 
 def storable_text(text: str) -> str:
-    r"""Return text that Arrow can hold: bytes of a file name that are not UTF-8 become ``\\xNN``."""
+    r"""Return text that Arrow can hold: bytes of a name that are not UTF-8 become ``\\xNN``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

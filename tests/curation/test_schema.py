@@ -122,7 +122,7 @@ def test_format_versions():
     check_format_version(f"{major}.{minor + 7}", "part")
     with pytest.raises(ValueError, match="install a newer"):
         check_format_version(f"{major + 1}.0", "part")
-    with pytest.raises(ValueError, match="expected major.minor"):
+    with pytest.raises(ValueError, match=r"expected major\.minor"):
         check_format_version("new", "part")
 
 
