@@ -151,8 +151,8 @@ class FitLoop:
                 image = self._under_way.get(observation.image_id)
                 if image is None:
                     raise RunError(f"{observation.image_id!r} was observed, but not asked for")
-                if current is not None and image is not current:
-                    current.is_whole = True
+                if image is not current:
+                    self._close_before(image)
                 current = image
                 self._take(observation, image)
                 if self.should_stop():
@@ -160,8 +160,9 @@ class FitLoop:
                 is_time = time.monotonic() - self._last_part > self.part_s
                 if is_time or len(self._finished) >= self.part_rows:
                     self._write()
+            self._close_before(None)
             self._solve()
-            self._end()
+            self._collect()
         finally:
             # What is whole is kept, whatever ended the loop.
             if isinstance(observations, Generator):
@@ -230,15 +231,17 @@ class FitLoop:
             self.tally.images += 1
             self.progress.add(1, sum(row["has_fit"] for row in image.rows if row is not None))
 
-    def _end(self) -> None:
+    def _close_before(self, next_image: _Image | None) -> None:
+        """Note that the photos before this one, or all, have no further people."""
         for image in self._under_way.values():
+            if image is next_image:
+                return
             image.is_whole = True
             if not image.rows:
                 nobody = PersonObservation(
                     image.image_id, 0, status="no_person", reason="nothing was observed in it"
                 )
                 image.rows.append(self._row(nobody, None, image))
-        self._collect()
 
     def _write(self) -> None:
         self.writer.write(self._finished)

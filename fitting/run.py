@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from bodymodel.body import BodyData
     from curation.run_writer import RunInfo
     from curation.store import FitStore
-    from fitting.loop import Tally
     from fitting.rooms import Rooms
 
 _log = logging.getLogger("fitting.run")
@@ -44,7 +43,7 @@ class RunConfig:
     config: Path | None = None
     """YAML file of settings; the command line wins over it."""
     dataset: str = "auto"
-    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco; auto looks what is in it."""
+    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco; auto looks into it."""
     keypoints: Literal["auto", "annotations", "openpose", "wholebody", "mediapipe"] = "auto"
     """Where keypoints come from; auto trusts labels and detects what they lack."""
     body: str = "open"
@@ -88,9 +87,9 @@ class RunConfig:
 
 
 NO_EFFECT = (
-    "data out config dataset device batch_size workers resume retry_failed overwrite run_id limit "
-    "shard overlays dry_run log_level"
-).split()
+    "data", "out", "config", "device", "batch_size", "workers", "resume", "retry_failed",
+    "overwrite", "run_id", "limit", "shard", "overlays", "dry_run", "log_level",
+)  # fmt: skip
 """Settings that do not change what is fitted to a person; the hash of a run leaves them out."""
 
 
@@ -148,7 +147,7 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
         raise UsageError(str(error)) from None
 
     store = FitStore(config.out or config.data / "fits")
-    settings = plain_config(config)
+    settings = plain_config(config) | {"dataset": dataset.kind}
     run_hash = config_hash(settings | {"body_sha256": body.sha256}, NO_EFFECT)
     run_id = _choose_run_id(config, body, run_hash, store)
     if config.dry_run:

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from random_body import random_body, random_params, random_points
 from scipy.spatial.transform import Rotation
-from test_schema import example_row
 
 from bodymodel.spec import FACE_CONTOUR, SMPLX_KEYPOINTS
 from curation.reproject import (
@@ -16,6 +14,8 @@ from curation.reproject import (
 )
 from curation.run_writer import RunWriter
 from curation.store import FitStore
+from tests.fit_rows import example_row, run_info
+from tests.random_body import random_body, random_params, random_points
 
 
 def forward_by_hand(body, params):
@@ -70,8 +70,6 @@ def test_rotations_at_every_angle():
 
 
 def test_a_stored_row_reprojects_to_a_hundredth_of_a_pixel(tmp_path):
-    from test_store import run_info
-
     body = random_body(1)
     weights = random_points(body)
     reprojector = Reprojector(body, *weights)

@@ -14,36 +14,15 @@ from curation.schema import (
     PARAMETERS,
     check_format_version,
     field_shape,
-    fit_columns,
     fit_id,
     fit_schema,
     image_key,
     rows_to_table,
     unpack_column,
 )
+from tests.fit_rows import example_row
 
 ROOT = Path(__file__).parents[2]
-
-
-def example_row(seed=0, num_betas=10, num_expression=10, **changes):
-    """A row of plausible noise, every column filled."""
-    rng = np.random.default_rng(seed)
-    row: dict = {}
-    for column in fit_columns(num_betas, num_expression):
-        if column.shape:
-            dtype = np.int8 if column.kind == "int8" else np.float32
-            row[column.name] = (rng.normal(size=column.shape) * 10).astype(dtype)
-        else:
-            row[column.name] = {
-                "string": f"{column.name}-{seed}",
-                "bool": True,
-                "int32": seed,
-                "float32": np.float32(rng.normal()),
-                "list<string>": ["front", "back"],
-                "list<float32>": [1.0, 2.0],
-                "map<string,float32>": {"data": 1.5, "pose_prior": 0.25},
-            }[column.kind]
-    return row | changes
 
 
 def test_docs_schema_is_current():

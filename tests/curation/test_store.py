@@ -13,28 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from test_schema import example_row
 
-from curation.run_writer import RunInfo, RunWriter, check_run_id
+from curation.run_writer import RunWriter, check_run_id
 from curation.schema import image_key
 from curation.store import FitStore, StoreError
+from tests.fit_rows import example_row, run_info
 
 ROOT = Path(__file__).parents[2]
-
-
-def run_info(tmp_path, run_id="run-1", body="open", **changes):
-    values = {
-        "run_id": run_id,
-        "config": {"seed": 0},
-        "config_hash": "c0ffee",
-        "dataset": "photos",
-        "dataset_root": tmp_path,
-        "body_name": f"{body}-neutral",
-        "body_sha256": body * 8,
-        "body_is_open": True,
-        "code_version": "0",
-    }
-    return RunInfo(**values | changes)
 
 
 def row(image, run_id="run-1", status="ok", person=0, attempt=0, seed=0, **changes):
@@ -127,9 +112,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
 
 HOLD = """
     import sys
-    sys.path[:0] = [{root!r}, {tests!r}]
+    sys.path.insert(0, {root!r})
     from pathlib import Path
-    from test_store import run_info
+    from tests.fit_rows import run_info
     from curation.run_writer import RunWriter
     from curation.store import FitStore
     tmp = Path({tmp!r})
@@ -146,9 +131,7 @@ def hold(tmp_path):
     processes = []
 
     def start(shard):
-        code = HOLD.format(
-            root=str(ROOT), tests=str(Path(__file__).parent), tmp=str(tmp_path), shard=shard
-        )
+        code = HOLD.format(root=str(ROOT), tmp=str(tmp_path), shard=shard)
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code)],
             stdin=subprocess.PIPE,
