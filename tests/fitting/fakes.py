@@ -9,26 +9,12 @@ import os
 import random
 import sys
 import time
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-try:
-    import fitting.config
-except ModuleNotFoundError:  # the solver's settings are another room's
-    module = types.ModuleType("fitting.config")
-    exec(  # a dataclass of its own, so that annotations resolve in that module
-        "from dataclasses import dataclass\n"
-        "@dataclass(frozen=True)\n"
-        "class FitConfig:\n"
-        "    max_iters: int = 40\n"
-        "    tolerance: float = 1e-3\n",
-        module.__dict__,
-    )
-    sys.modules["fitting.config"] = module
-
+import tests.fitting.solver_config  # noqa: F401 - before the run is imported
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import PARTS
 from curation.samples import KeypointSource, PersonObservation, Sample
