@@ -29,8 +29,8 @@ class FitResult:
         projected_2d: (145, 2) float32, the model's keypoints in pixels of the full image.
         residual_px: (145,) float32, distance to the detected point, NaN where there is none.
         residual_part_px: Median of residual_px by part (spec.PARTS), NaN where a part is unseen.
-        person_height_px: The scale that residuals are judged by: the height in pixels that the fitted
-            body has when it stands upright at its depth.
+        person_height_px: The scale that residuals are judged by: the height in pixels that the
+            fitted body has when it stands upright at its depth.
         energy: Final energy by term, without "total".
         energy_total: Their sum.
         starts: Names of the starts that were tried.
