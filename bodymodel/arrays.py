@@ -87,12 +87,14 @@ def body_from_arrays(
         contour_bary = check.rows_sum_to_one("dynamic_lmk_bary_coords", (79, 17, 3))
 
     name = str(np.asarray(arrays.get("model_name", f"{family}-{gender}")))
+    is_open = name.startswith("open")
     return BodyData(
         family=family,
         gender=gender,
         name=name,
-        sha256=sha256 or content_sha256(arrays),
-        is_open=name.startswith("open"),
+        # The open body is the same one built in, exported or recompressed: hash what it says.
+        sha256=content_sha256(arrays) if is_open or not sha256 else sha256,
+        is_open=is_open,
         v_template=template,
         faces=faces.astype(np.int32),
         shapedirs=shapedirs,

@@ -115,7 +115,7 @@ def attacks(marker):
         "eval": Call(builtins.eval, touch),
         "exec": Call(builtins.exec, touch),
         "open": Call(builtins.open, str(marker), "w"),
-        "getattr": Call(builtins.getattr, os, "system"),
+        "getattr": Call(builtins.getattr, "text", "upper"),
         "import": Call(builtins.__import__, "os"),
         "numpy.load": Call(np.load, str(marker)),
         "numpy.fromfile": Call(np.fromfile, str(marker)),
@@ -127,11 +127,10 @@ def attacks(marker):
         "scipy.io": Call(scipy.sparse.load_npz, str(marker)),
         "partial": Call(functools.partial(os.system, shell)),
         "reduce": Call(functools.reduce, operator.add, [[1], [2]]),
-        "attrgetter": Call(operator.attrgetter("system"), os),
-        "methodcaller": Call(operator.methodcaller("system", shell), os),
+        "attrgetter": Call(operator.attrgetter("upper"), "text"),
+        "methodcaller": Call(operator.methodcaller("upper"), "text"),
         "pickle.loads": Call(pickle.loads, pickle.dumps(Call(os.system, shell))),
         "codecs": Call(__import__("codecs").open, str(marker), "w"),
-        "code": Call(types.FunctionType, None),
         "dotted": Call(os.path.join, "a", "b"),
     }
 
@@ -142,11 +141,7 @@ def test_malicious_pickles_are_refused_and_not_run(tmp_path, name, protocol):
     marker = tmp_path / "owned"
     attack = attacks(marker)[name]
     path = tmp_path / "evil.pkl"
-    try:
-        data = pickle.dumps({"v_template": attack}, protocol)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        pytest.skip("this python cannot even write it")
-    path.write_bytes(data)
+    path.write_bytes(pickle.dumps({"v_template": attack}, protocol))
     with pytest.raises(UnsafePickleError, match="refused"):
         load_model_pickle(path)
     assert not marker.exists()
