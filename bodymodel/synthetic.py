@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from bodymodel.body import BodyData
 from bodymodel.raycast import Lighting, Scene, first_surface
 from bodymodel.render import render_mesh
-from bodymodel.spec import FAMILIES, VERTEX_KEYPOINTS
+from bodymodel.spec import VERTEX_KEYPOINTS
 
 __all__ = [
     "Outfit",
@@ -152,7 +152,7 @@ def _paint_head(
     colors: np.ndarray,
 ) -> None:
     """Hair, brows, lips and eyes, in place."""
-    ids = dict(zip(VERTEX_KEYPOINTS, FAMILIES["smplx"].vertex_ids, strict=True))
+    ids = dict(zip(VERTEX_KEYPOINTS, body.vertex_ids, strict=True))
     ear = (rest[ids["left_ear"]] + rest[ids["right_ear"]]) / 2
     eye = (rest[ids["left_eye"]] + rest[ids["right_eye"]]) / 2
     top = rest[head_top_vertex(body)]
@@ -210,9 +210,9 @@ def make_backdrop(
     Returns:
         (H, W, 3) float32, 0-1.
     """
-    tint = rng.uniform(0.85, 1.15, 3)
+    tint = rng.uniform(0.92, 1.08, 3)
     wall = np.clip(rng.uniform(0.35, 0.8) * tint, 0, 0.95)
-    floor = np.clip(rng.uniform(0.25, 0.6) * rng.uniform(0.85, 1.15, 3), 0, 0.95)
+    floor = np.clip(rng.uniform(0.25, 0.6) * rng.uniform(0.92, 1.08, 3), 0, 0.95)
     rows = np.linspace(0, 1, height)[:, None, None]
     out = np.where(rows < horizon, wall * (1.05 - 0.15 * rows), floor * (0.75 + 0.35 * rows))
     out = np.broadcast_to(out, (height, width, 3)).copy()
@@ -223,7 +223,7 @@ def make_backdrop(
             slice(int(y * height), int(min(y + h, horizon) * height)),
             slice(max(0, int(x * width)), max(0, int((x + w) * width))),
         )
-        out[rectangle] *= rng.uniform(0.6, 1.2, 3)
+        out[rectangle] *= rng.uniform(0.65, 1.2) * rng.uniform(0.88, 1.12, 3)
     out *= 1 + 0.25 * (_smooth_noise(rng, width, height, 5) - 0.5)[..., None]
     picture = Image.fromarray(_to_bytes(out)).filter(ImageFilter.GaussianBlur(width / 160))
     return np.asarray(picture, np.float32) / 255

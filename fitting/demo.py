@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tyro.conf import Positional
 
+from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS
 from bodymodel.spec import SMPLX_KEYPOINTS
 
@@ -61,7 +62,7 @@ class _Photo:
     truth: dict[str, np.ndarray]
 
 
-def make_demo(config: DemoConfig) -> bool:
+def make_demo(config: DemoConfig, body: BodyData | None = None) -> bool:
     """Write the sample set unless it is there already.
 
     ``images/im0001.jpg`` and so on, ``joints.mat`` (LSP's (3, 14, N): x, y and 1 where occluded),
@@ -69,6 +70,7 @@ def make_demo(config: DemoConfig) -> bool:
 
     Args:
         config: What to render and where to.
+        body: Whom to render, an SMPL-X body; by default the open one.
 
     Returns:
         Whether anything was written.
@@ -82,11 +84,13 @@ def make_demo(config: DemoConfig) -> bool:
     from scipy.io import savemat
     from tqdm import tqdm
 
-    from bodymodel.files import load_body
     from bodymodel.model import BodyModel
 
     root = config.directory
-    body = load_body("open")
+    if body is None:
+        from bodymodel.files import load_body
+
+        body = load_body("open")
     identity = {
         "generator": np.int64(GENERATOR),
         "seed": np.int64(config.seed),
@@ -198,7 +202,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
     named["head_top"] = vertices[head_top_vertex(body)]
     names = CONVENTIONS["lsp14"]
     points = np.stack([named[name] for name in names])
-    reach = np.array([_REACH_M[name.removeprefix("left_").removeprefix("right_")] for name in names])
+    reach = np.array([_REACH_M[n.removeprefix("left_").removeprefix("right_")] for n in names])
     hidden = is_hidden(vertices, body.faces, points, reach)
     pixels = points[:, :2] / points[:, 2:] * focal + center
     return _Photo(
@@ -249,7 +253,7 @@ def _random_params(model, scene: _Scene, rng: np.random.Generator):
     return BodyParams(**{**vars(zeros), **values})
 
 
-def _random_hand(body, side: int, bent: float, rng: np.random.Generator) -> np.ndarray:
+def _random_hand(body: BodyData, side: int, bent: float, rng: np.random.Generator) -> np.ndarray:
     """(15, 3) axis-angle: the mean hand, more or less bent, varied along the body's own components.
 
     The components are unit vectors in the files, so their coefficients are in radians.
@@ -301,11 +305,11 @@ _README = """# A sample set of rendered people
 {count} photos made by `python -m fitting.demo --count {count} --seed {seed}`. Nobody is shown: the
 people are the open body, dressed by region.
 
-| file | what |
-|---|---|
-| `images/im0001.jpg` ... | one person each |
-| `joints.mat` | LSP's layout: `joints` (3, 14, N), rows x, y (the first pixel's centre is 1, as in MATLAB), and 1 where the joint is occluded |
-| `truth.npz` | one row a person: the parameters (`global_orient`, `body_pose`, ... in radians and metres, hands with the mean in them), `focal_px`, `center_px`, `body_name`, `body_sha256` |
+* `images/im0001.jpg` and so on: one person each.
+* `joints.mat`: LSP's layout, `joints` (3, 14, N) with rows x, y (the centre of the first pixel is
+  1, as in MATLAB) and 1 where the joint is occluded.
+* `truth.npz`: one row a person, the parameters (`global_orient`, `body_pose` ... in radians and
+  metres, hands with the mean in them), `focal_px`, `center_px`, `body_name`, `body_sha256`.
 
 The joints are SMPL-X's of the same name, and the highest vertex of the head. LSP's annotators
 clicked elsewhere for hips, shoulders and neck, by some centimetres.
