@@ -1,6 +1,7 @@
 # The two commands a new user needs: make demo, make test. Both install what is missing, once.
 
 PYTHON_VENV := .venv/bin/python
+# Two workers of one thread each: more threads than cores only wait for each other.
 PYTEST_FLAGS ?= -n 2
 DEMO_DIR := demo
 
@@ -25,7 +26,7 @@ demo: .venv/.stamp-run
 	@echo "demo: rendered people with known truth in $(DEMO_DIR)/images, fitted them; report: $(DEMO_DIR)/fits/report.html"
 
 test: .venv/.stamp-dev
-	$(PYTHON_VENV) -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(PYTHON_VENV) -m pytest $(PYTEST_FLAGS)
 
 lint: .venv/.stamp-dev
 	.venv/bin/ruff check .

@@ -158,3 +158,25 @@ def test_setup_script_refuses_an_unsuitable_python(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert "Python 3.11 or 3.12" in done.stderr
+
+
+def test_setup_script_names_missing_libraries_in_one_line_to_who_is_not_root(tmp_path):
+    def script(name, text):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    # A machine without libusb and without the venv module, and a user who is not root.
+    script("id", "echo 1000")
+    script(
+        "python",
+        f"""case "$*" in *libusb*|*ensurepip*) exit 1;; esac; exec {sys.executable} "$@" """,
+    )
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "setup.sh"), "run"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(tmp_path / "python")},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert line.endswith(f"sudo apt-get install libusb-1.0-0 python{version}-venv")
