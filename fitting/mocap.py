@@ -2,8 +2,9 @@
 
 Each SMPL-X bone takes the *global* rotation of its source bone, composed with the constant turn
 between the two rest poses. So bone directions and twists are those of the recording even though
-the rest poses differ: the source's forearms point 17 degrees forward, its hands 22, its shins 6
-degrees back, and its elbow hinges are turned by 30 degrees about the arm.
+the rest poses differ: the source's upper arms slope by 4 degrees, its shins by 6, and its elbow
+hinges are turned by 30 degrees about the arm. Two habits of the source are undone: its forearms
+are bent 17 degrees where the actor's were straight, and its legs are too long for most actors.
 
 Axes of both skeletons: y up, z out of the chest, x to the person's left. Rest pose: T-pose.
 """
@@ -80,6 +81,9 @@ _STRAIGHT_SOFTNESS = 0.004  # how gently stretched legs approach straightness, s
 
 ELBOW_BACKWARD_DEG = 15.0
 """No elbow hyperextends further; where one does, the recording is broken."""
+
+DORSIFLEXION_MAX_DEG = 50.0
+"""Toes drawn further up than in the deepest squat: one dancer's feet, put on the wrong legs."""
 
 ROTATION_MAX_DEG = 160.0
 """Local rotations near half a turn are overturned shoulders; axis-angles jump there."""
@@ -220,9 +224,7 @@ def _frame(bone: np.ndarray, hinge: np.ndarray) -> np.ndarray:
 
 def leg_extension(mocap: Mocap, side: str) -> np.ndarray:
     """Return (F,) hip-to-ankle distance over thigh plus shin; ``side`` is "l" or "r"."""
-    hip, ankle = (
-        mocap.positions[:, mocap.joint_names.index(side + n)] for n in ("Thigh", "Foot")
-    )
+    hip, ankle = (mocap.positions[:, mocap.joint_names.index(side + n)] for n in ("Thigh", "Foot"))
     length = np.linalg.norm(mocap.offset(side + "Shin")) + np.linalg.norm(
         mocap.offset(side + "Foot")
     )
@@ -297,12 +299,14 @@ def _arm(
     # In SMPL-X's T-pose the left elbow flexes about -y and the right about +y.
     target = _frame(along, np.array([0.0, -sign, 0.0]))
     hinge = _elbow_hinge(mocap, side)
-    bones = {n: mocap.offset(side + n) for n in ("ForeArm", "Hand", "Mid1")}
-    upper = source[side + "Shldr"] * Rotation.from_matrix(
-        _frame(bones["ForeArm"], hinge) @ target.T
-    )
-    fore = source[side + "ForeArm"] * Rotation.from_matrix(_frame(bones["Hand"], hinge) @ target.T)
-    hand = source[side + "Hand"] * _shortest_turn(along, bones["Mid1"])
+    bone = mocap.offset(side + "ForeArm")
+    turn = Rotation.from_matrix(_frame(bone, hinge) @ target.T)
+    upper = source[side + "Shldr"] * turn
+    # The source's elbow never turns below zero, where its forearm is 17 degrees bent: zero is the
+    # actor's straight arm. So the forearm takes the upper arm's turn, not its own rest direction,
+    # and the hand follows.
+    fore = source[side + "ForeArm"] * turn
+    hand = source[side + "Hand"] * _shortest_turn(along, bone)
 
     # The source keeps pronation in the wrist; the forearm's skin turns along its whole length.
     quat = (fore.inv() * hand).as_quat()
@@ -382,8 +386,10 @@ def plausible_frames(motion: Motion) -> np.ndarray:
     for clip in np.unique(motion.clip[backward]):
         if backward[motion.clip == clip].mean() > 0.5:
             backward |= motion.clip == clip
+    ankles = motion.body_pose[:, [_INDEX[f"{s}_ankle"] - 1 for s in ("left", "right")], 0]
+    drawn_up = ankles.min(-1) < -np.radians(DORSIFLEXION_MAX_DEG)
     turned = np.linalg.norm(motion.body_pose, axis=-1).max(-1) > np.radians(ROTATION_MAX_DEG)
-    return ~backward & ~turned
+    return ~backward & ~drawn_up & ~turned
 
 
 BONE_PAIRS: tuple[tuple[str, str, str, str], ...] = (
@@ -410,7 +416,9 @@ def bone_angles(mocap: Mocap, motion: Motion) -> np.ndarray:
         start = ours[:, [1, 2]].mean(1) if a == "hips" else ours[:, _INDEX[a]]
         u = _unit(ours[:, _INDEX[b]] - start)
         sides = ("lThigh", "rThigh") if c == "thighs" else (c,)
-        start = np.mean([mocap.positions[motion.frame, mocap.joint_names.index(s)] for s in sides], axis=0)
+        start = np.mean(
+            [mocap.positions[motion.frame, mocap.joint_names.index(s)] for s in sides], axis=0
+        )
         v = _unit(mocap.positions[motion.frame, mocap.joint_names.index(d)] - start)
         out.append(np.degrees(np.arctan2(np.linalg.norm(np.cross(u, v), axis=1), (u * v).sum(1))))
     return np.stack(out, axis=1)
