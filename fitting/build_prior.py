@@ -15,7 +15,8 @@ CREDIT = (
     "The database was created with funding from NSF EIA-0196217."
 )
 PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-DIVERSE_PER_SUBJECT = 24
+DIVERSE = 240
+DIVERSE_PER_SUBJECT_MAX = 40
 TYPICAL_PER_SUBJECT = 12
 
 
@@ -85,33 +86,50 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices of diverse (farthest-point) and of typical (random) frames, by subject."""
+    """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
     from fitting.mocap import forward_kinematics
 
     joints = forward_kinematics(_tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)
-    diverse, typical = [], []
-    for subject in np.unique(motion.subject):
-        index = np.flatnonzero(motion.subject == subject)
-        x = joints[index]
-        chosen = [int(np.argmin(((x - x.mean(0)) ** 2).sum(1)))]
-        distance = np.full(len(x), np.inf)
-        while len(chosen) < DIVERSE_PER_SUBJECT:
-            distance = np.minimum(distance, ((x - x[chosen[-1]]) ** 2).sum(1))
-            chosen.append(int(np.argmax(distance)))
-        diverse += index[chosen].tolist()
-        rest = np.setdiff1d(index, index[chosen])
-        typical += rng.choice(rest, TYPICAL_PER_SUBJECT, replace=False).tolist()
-    return np.array(diverse), np.array(typical)
+    diverse = [int(np.argmin(((joints - joints.mean(0)) ** 2).sum(1)))]
+    distance = np.full(len(joints), np.inf)
+    while len(diverse) < DIVERSE:
+        distance = np.minimum(distance, ((joints - joints[diverse[-1]]) ** 2).sum(1))
+        same = motion.subject == motion.subject[diverse[-1]]
+        if np.isin(diverse, np.flatnonzero(same)).sum() >= DIVERSE_PER_SUBJECT_MAX:
+            distance[same] = -1
+        diverse.append(int(np.argmax(distance)))
+    typical = [
+        rng.choice(
+            np.setdiff1d(np.flatnonzero(motion.subject == subject), diverse),
+            TYPICAL_PER_SUBJECT,
+            replace=False,
+        )
+        for subject in np.unique(motion.subject)
+    ]
+    return np.array(diverse), np.concatenate(typical)
+
+
+def _limit_energy(pose: np.ndarray) -> np.ndarray:
+    """Return (F,) energies of fitting.limits at its suggested weight."""
+    from bodymodel.spec import BODY_JOINTS
+    from fitting.limits import LIMITS_DEG, SUGGESTED_WEIGHT
+
+    low, high = np.radians(np.stack([LIMITS_DEG[n] for n in BODY_JOINTS[1:]])).transpose(2, 0, 1)
+    outside = np.maximum(pose - high, 0) + np.maximum(low - pose, 0)
+    return 0.5 * SUGGESTED_WEIGHT**2 * (outside**2).sum((1, 2))
 
 
 def _cross_validate(motion, pairs: int) -> dict[str, np.ndarray]:
-    """Return AUC by kind of corruption, one entry a fold; folds keep subjects apart."""
+    """Return AUC by kind of corruption, (folds, 2): prior alone, with the joint limits.
+
+    Folds keep subjects apart.
+    """
     from fitting import prior_training as training
 
     folds = (("01", "12"), ("02",), ("05",), ("06", "10"), ("07", "08", "09"), ("13",))
     rng = np.random.default_rng(0)
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     for fold in folds:
         test = np.isin(motion.subject, fold)
         train = motion.take(~test)
@@ -119,14 +137,16 @@ def _cross_validate(motion, pairs: int) -> dict[str, np.ndarray]:
             train.body_pose, training.subject_weights(train.subject), pairs=pairs
         )
         real = motion.body_pose[test].astype(np.float64)
-        energy = training.energy(model, real)
+        energy, limits = training.energy(model, real), _limit_energy(real)
         for name, corrupted in {
             "joints shuffled between frames": training.shuffle_joints(real, rng),
             "one joint turned by 60 degrees": training.turn_one_joint(real, rng),
             "knees bent backwards": training.bend_knees_backwards(real),
         }.items():
-            auc = training.roc_auc(energy, training.energy(model, corrupted))
-            scores.setdefault(name, []).append(auc)
+            other = training.energy(model, corrupted)
+            alone = training.roc_auc(energy, other)
+            both = training.roc_auc(energy + limits, other + _limit_energy(corrupted))
+            scores.setdefault(name, []).append((alone, both))
     return {name: np.array(values) for name, values in scores.items()}
 
 
@@ -166,9 +186,10 @@ def build(config: BuildPrior) -> None:
     for name, column in zip(("forward", "left", "all"), lean.T, strict=True):
         _say(f"  {name:8s}" + "".join(f"{v:7.1f}" for v in column))
     if config.check:
-        _say("AUC, subjects kept apart: mean (worst fold)")
+        _say("AUC, subjects kept apart: mean (worst fold), prior alone | with joint limits")
         for name, values in _cross_validate(motion, config.pairs).items():
-            _say(f"  {name:32s}{values.mean():6.3f} ({values.min():.3f})")
+            (alone, both), (worst_alone, worst_both) = values.mean(0), values.min(0)
+            _say(f"  {name:32s}{alone:.3f} ({worst_alone:.3f}) | {both:.3f} ({worst_both:.3f})")
     if config.dry_run:
         return
 

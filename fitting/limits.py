@@ -25,7 +25,10 @@ from torch import Tensor
 
 from bodymodel.spec import SMPLX_JOINTS, mirror_name
 
-__all__ = ["LIMITS_DEG", "JointLimits", "joint_limits"]
+__all__ = ["LIMITS_DEG", "SUGGESTED_WEIGHT", "JointLimits", "joint_limits"]
+
+SUGGESTED_WEIGHT = 32.0
+"""Per radian, beside PosePrior at weight 1: 10 degrees outside cost an energy of 16."""
 
 Range = tuple[float, float]
 
@@ -59,10 +62,11 @@ _BODY: dict[str, tuple[Range, Range, Range]] = {
 _PALM = np.array([0.0, -1.0, 0.0])
 _FAN_DEG = {"index": 8.0, "middle": 1.0, "ring": -5.0, "pinky": -13.0}
 _FINGER: tuple[tuple[Range, Range, Range], ...] = (
-    # joint 1, 2, 3: (flexion, towards the thumb, twist), degrees
-    ((-40, 95), (-25, 25), (-12, 12)),  # metacarpophalangeal
-    ((-10, 115), (-8, 8), (-8, 8)),  # proximal interphalangeal
-    ((-15, 90), (-8, 8), (-8, 8)),  # distal interphalangeal
+    # joint 1, 2, 3: (flexion, towards the thumb, twist), degrees. Fingers do not twist; the 15
+    # degrees are for body models whose finger axes are not quite those of their bones.
+    ((-40, 95), (-25, 25), (-15, 15)),  # metacarpophalangeal
+    ((-10, 115), (-10, 10), (-15, 15)),  # proximal interphalangeal
+    ((-15, 90), (-10, 10), (-15, 15)),  # distal interphalangeal
 )
 # The pad of the relaxed thumb looks half at the palm's side, half at the index finger; how much is
 # a matter of the person and of the body model, hence wide ranges across.

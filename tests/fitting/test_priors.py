@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitting import prior_training as training
+from fitting.limits import SUGGESTED_WEIGHT, joint_limits
 from fitting.mocap import mirror_pose
 from fitting.priors import PosePrior, load_pose_prior
 
@@ -67,21 +68,33 @@ def test_shipped_prior_knows_no_handedness(mocap_poses):
     torch.testing.assert_close(here, mirrored, rtol=1e-3, atol=1e-3)
 
 
-def test_shipped_prior_tells_poses_from_what_is_none(mocap_poses):
-    prior = load_pose_prior()
-    rng = np.random.default_rng(0)
+def auc(mocap_poses, corrupt, energy) -> float:
     real = mocap_poses.body_pose[~mocap_poses.diverse].astype(np.float64)
+    pair = (torch.as_tensor(p.reshape(-1, 63), dtype=torch.float32) for p in (real, corrupt(real)))
+    return training.roc_auc(*(energy(p).numpy() for p in pair))
 
-    def energy(pose: np.ndarray) -> np.ndarray:
-        return prior.energy(torch.as_tensor(pose.reshape(-1, 63), dtype=torch.float32)).numpy()
 
-    for corrupted, least in (
-        (training.shuffle_joints(real, rng), 0.92),
-        (training.turn_one_joint(real, rng), 0.93),
-        (training.bend_knees_backwards(real), 0.90),
-        (training.bend_knees_backwards(real, 60.0), 0.96),
-    ):
-        assert training.roc_auc(energy(real), energy(corrupted)) >= least
+def with_limits(pose: torch.Tensor) -> torch.Tensor:
+    full = torch.zeros(*pose.shape[:-1], 165)
+    full[..., 3:66] = pose
+    outside = joint_limits().residual(full, SUGGESTED_WEIGHT)
+    return load_pose_prior().energy(pose) + 0.5 * outside.square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "alone", "both"),
+    [
+        (lambda x: training.shuffle_joints(x, np.random.default_rng(0)), 0.92, 0.92),
+        (lambda x: training.turn_one_joint(x, np.random.default_rng(0)), 0.93, 0.94),
+        (training.bend_knees_backwards, 0.90, 0.99),
+    ],
+    ids=["joints shuffled", "joint turned", "knees backwards"],
+)
+def test_shipped_prior_tells_poses_from_what_is_none(mocap_poses, corrupt, alone, both):
+    assert auc(mocap_poses, corrupt, load_pose_prior().energy) >= alone
+    assert auc(mocap_poses, corrupt, with_limits) >= both
+    # And does not do so by accident: what is not corrupted is not told apart.
+    assert auc(mocap_poses, lambda x: x, with_limits) == pytest.approx(0.5)
 
 
 def test_float32_is_good_enough(mocap_poses):
