@@ -96,6 +96,9 @@ class PosePrior:
 
     def component(self, body_pose: Tensor) -> Tensor:
         """Return (...) int64, the component with the lowest energy."""
+        if len(self.means) == 1:
+            _check(body_pose)
+            return body_pose.new_zeros(body_pose.shape[:-1], dtype=torch.int64)
         return self.energies(body_pose).argmin(-1)
 
     def energy(self, body_pose: Tensor) -> Tensor:
@@ -117,16 +120,27 @@ class PosePrior:
         return self._residual(body_pose, self.component(body_pose))
 
     def residual_and_jacobian(self, body_pose: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residual (..., 64) and its Jacobian (..., 64, 63); arguments as residual."""
+        """Return the residual (..., 64) and its Jacobian (..., 64, 63).
+
+        With one component the Jacobian is a constant, expanded over the batch and not copied.
+        """
         component = self.component(body_pose)
-        whitening = self.whitening[component]
-        jacobian = torch.cat([whitening, torch.zeros_like(whitening[..., :1, :])], dim=-2)
-        return self._residual(body_pose, component), jacobian
+        jacobian = torch.cat([self.whitening, torch.zeros_like(self.whitening[:, :1])], dim=-2)
+        return self._residual(body_pose, component), self._of(jacobian, component)
+
+    def _of(self, values: Tensor, component: Tensor) -> Tensor:
+        """Return each item's own component's values, (..., *values.shape[1:])."""
+        if len(values) == 1:
+            return values[0].expand(*component.shape, *values.shape[1:])
+        return values[component]
 
     def _residual(self, body_pose: Tensor, component: Tensor) -> Tensor:
-        delta = (body_pose - self.means[component]).unsqueeze(-1)
-        white = (self.whitening[component] @ delta).squeeze(-1)
-        cost = (2 * self.costs[component]).sqrt().unsqueeze(-1)
+        delta = body_pose - self._of(self.means, component)
+        if len(self.whitening) == 1:
+            white = delta @ self.whitening[0].T
+        else:
+            white = (self.whitening[component] @ delta.unsqueeze(-1)).squeeze(-1)
+        cost = (2 * self._of(self.costs, component)).sqrt().unsqueeze(-1)
         return torch.cat([white, cost], dim=-1)
 
 
