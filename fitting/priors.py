@@ -131,7 +131,7 @@ class PosePrior:
     def _of(self, values: Tensor, component: Tensor) -> Tensor:
         """Return each item's own component's values, (..., *values.shape[1:])."""
         if len(values) == 1:
-            return values[0].expand(*component.shape, *values.shape[1:])
+            return values[0].expand(component.shape + values.shape[1:])
         return values[component]
 
     def _residual(self, body_pose: Tensor, component: Tensor) -> Tensor:
