@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bodymodel.body import BodyData
+from bodymodel.fit_points import fit_points
 from bodymodel.spec import BODY_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
 
 __all__ = ["Reprojector", "posed_joints", "posed_vertices", "rotvec_to_rotmat", "trunk_lean_deg"]
@@ -163,9 +164,8 @@ class Reprojector:
     @classmethod
     def for_body(cls, body: BodyData) -> "Reprojector":
         """Return the reprojector of a body, with the project's definition of the keypoints."""
-        from bodymodel.fit_points import fit_point_weights
-
-        return cls(body, *fit_point_weights(body))
+        places = fit_points(body)
+        return cls(body, places.joint_weights, places.vertex_ids, places.vertex_weights)
 
     def points(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the keypoints of a row.

@@ -1,7 +1,6 @@
 """From an observation and its fit to a row of the store. Torch-free."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +148,8 @@ class RowMaker:
             "energy_total": float(result.energy_total),
             "starts": list(result.starts),
             "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
-            "start_margin": _margin(result.start_energies),
+            "start_margin": float(result.start_margin),
+            "start_winner": result.winner,
             "iterations": int(result.iterations),
             **errors,
         }
@@ -168,18 +168,10 @@ class RowMaker:
             arrays
             | dict.fromkeys(numbers, nan)
             | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
+            | {"start_winner": ""}
             | {"iterations": 0, **NO_TRUTH}
         )
 
 
 def _is_finite(result: FitResult) -> bool:
     return all(np.isfinite(value).all() for value in result.params.values())
-
-
-def _margin(energies: Mapping | np.ndarray) -> float:
-    """Return how much worse the second best start ended, relative to the best."""
-    ranked = np.sort(np.asarray(energies, np.float64))
-    ranked = ranked[np.isfinite(ranked)]
-    if len(ranked) < 2 or ranked[0] <= 0:
-        return math.nan
-    return float((ranked[1] - ranked[0]) / ranked[0])
