@@ -2,16 +2,16 @@
 
 import importlib.util
 import sys
-import types
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A setting of a solver."""
+
+    tolerance: float = 1e-3
+    """When it is done."""
+
 
 if importlib.util.find_spec("fitting.config") is None:
-    module = types.ModuleType("fitting.config")
-    # Executed in that module, so that its annotations resolve there.
-    exec(
-        "from dataclasses import dataclass\n"
-        "@dataclass(frozen=True)\n"
-        "class FitConfig:\n"
-        "    tolerance: float = 1e-3\n",
-        module.__dict__,
-    )
-    sys.modules["fitting.config"] = module
+    sys.modules["fitting.config"] = sys.modules[__name__]
