@@ -1,0 +1,20 @@
+import pytest
+
+from bodymodel.arrays import body_from_arrays
+from bodymodel.body import BodyData
+from tests.toy_body import toy_arrays
+
+
+@pytest.fixture(scope="session")
+def toy_body() -> BodyData:
+    """A stick-figure SMPL-X body: 55 joints, some 800 vertices, loaded in milliseconds."""
+    return body_from_arrays(toy_arrays("smplx"), "smplx", "neutral")
+
+
+@pytest.fixture(scope="session")
+def open_body() -> BodyData:
+    """The embedded open body, as users get it."""
+    pytest.importorskip("bodymodel.openbody", reason="the open body is not built in yet")
+    from bodymodel.files import load_body
+
+    return load_body("open")
