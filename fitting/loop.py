@@ -302,6 +302,8 @@ def _error_result(error: Exception) -> FitResult:
         energy_total=math.nan,
         starts=(),
         start_energies=nothing,
+        start_margin=math.nan,
+        winner="",
         iterations=0,
         status="solver_error",
         reason=f"the solver raised {type(error).__name__}: {text}",

@@ -149,7 +149,8 @@ class RowMaker:
             "energy_total": float(result.energy_total),
             "starts": list(result.starts),
             "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
-            "start_margin": _margin(result.start_energies),
+            "winner": result.winner,
+            "start_margin": float(result.start_margin),
             "iterations": int(result.iterations),
             **errors,
         }
@@ -167,19 +168,10 @@ class RowMaker:
         return (
             arrays
             | dict.fromkeys(numbers, nan)
-            | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
+            | {"focal_source": "", "energy": {}, "starts": [], "start_energies": [], "winner": ""}
             | {"iterations": 0, **NO_TRUTH}
         )
 
 
 def _is_finite(result: FitResult) -> bool:
     return all(np.isfinite(value).all() for value in result.params.values())
-
-
-def _margin(energies: Mapping | np.ndarray) -> float:
-    """Return how much worse the second best start ended, relative to the best."""
-    ranked = np.sort(np.asarray(energies, np.float64))
-    ranked = ranked[np.isfinite(ranked)]
-    if len(ranked) < 2 or ranked[0] <= 0:
-        return math.nan
-    return float((ranked[1] - ranked[0]) / ranked[0])

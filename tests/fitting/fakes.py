@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-import tests.fitting.solver_config  # noqa: F401 - before the run is imported
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import PARTS
 from curation.samples import KeypointSource, PersonObservation, Sample
@@ -107,6 +106,8 @@ class FakeFitter:
             energy_total=1.5,
             starts=("front", "back"),
             start_energies=np.array([1.5, 3.0], np.float32),
+            start_margin=1.0,
+            winner="front",
             iterations=12,
             status="not_converged" if seed % 11 == 0 else "ok",
             reason="stopped after 40 iterations" if seed % 11 == 0 else "",
