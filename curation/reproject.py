@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bodymodel.body import BodyData
-from bodymodel.fit_points import fit_points
+from bodymodel.fit_points import FitPoints, fit_points
 from bodymodel.spec import BODY_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
 
 __all__ = ["Reprojector", "posed_joints", "posed_vertices", "rotvec_to_rotmat", "trunk_lean_deg"]
@@ -151,21 +151,16 @@ class Reprojector:
 
     Attributes:
         body: The body.
-        joint_weights: (145, J) of bodymodel.fit_points.
-        vertex_ids: (n,) the vertices that carry keypoints.
-        vertex_weights: (145, n).
+        definition: Where the 145 points lie on it.
     """
 
     body: BodyData
-    joint_weights: np.ndarray
-    vertex_ids: np.ndarray
-    vertex_weights: np.ndarray
+    definition: FitPoints
 
     @classmethod
     def for_body(cls, body: BodyData) -> "Reprojector":
         """Return the reprojector of a body, with the project's definition of the keypoints."""
-        places = fit_points(body)
-        return cls(body, places.joint_weights, places.vertex_ids, places.vertex_weights)
+        return cls(body, fit_points(body))
 
     def points(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the keypoints of a row.
@@ -189,9 +184,10 @@ class Reprojector:
         if not np.isfinite(row["transl"]).all():
             raise ValueError("the row holds no fit; choose rows where has_fit")
         rest = _rest_joints(self.body, row)
-        joints, vertices = _skin(self.body, row, self.vertex_ids, rest)
-        points = self.joint_weights @ joints + self.vertex_weights @ vertices
-        undefined = (self.joint_weights == 0).all(1) & (self.vertex_weights == 0).all(1)
+        places = self.definition
+        joints, vertices = _skin(self.body, row, places.vertex_ids, rest)
+        points = places.joint_weights @ joints + places.vertex_weights @ vertices
+        undefined = ~(places.joint_weights.any(1) | places.vertex_weights.any(1))
         points[undefined] = np.nan
         return points
 
@@ -215,7 +211,8 @@ class Reprojector:
     def residuals(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the distance from the row's keypoints to the model's, (145,) px.
 
-        NaN where there is no keypoint: what ``residual_px`` holds.
+        NaN where there is no keypoint: what ``residual_px`` holds, but for the points that the
+        solver found too unsure to use.
 
         Args:
             row: As in ``project``, with ``keypoints_2d``.

@@ -170,9 +170,9 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
         c("energy", "map<string,float32>", "final energy by term"),
         c("energy_total", "float32", "their sum"),
         c("starts", "list<string>", "names of the starts that were tried"),
-        c("start_energies", "list<float32>", "of each start, on the body's points alone"),
-        c("start_margin", "float32", "(best that faces another way - best) / best; NaN if none"),
-        c("start_winner", "string", "name of the start that won"),
+        c("start_energies", "list<float32>", "of each start, when it left the competition"),
+        c("winner", "string", "the start that the fit came from"),
+        c("start_margin", "float32", "how much worse the next best answer is; see FitResult"),
         c("iterations", "int32", "solver iterations of the winner"),
         # --- against the truth, where the dataset has it
         c("has_truth", "bool", "whether the errors below are numbers"),
@@ -407,6 +407,10 @@ def schema_markdown() -> str:
 
 
 if __name__ == "__main__":
+    import argparse
     import sys
 
+    argparse.ArgumentParser(
+        "python -m curation.schema", description="Print docs/schema.md: the columns of a fit row."
+    ).parse_args()
     sys.stdout.write(schema_markdown())

@@ -1,4 +1,4 @@
-"""How far a fit is from the truth, where the dataset has it (rendered people). Torch-free."""
+"""How far a fit is from the truth, where the dataset has it (rendered people)."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bodymodel.spec import BODY_JOINTS
 from curation.reproject import posed_joints, trunk_lean_deg
 from curation.schema import POSE_SHAPES
 
-__all__ = ["NO_TRUTH", "errors_against_truth", "mpjpe_mm", "pa_mpjpe_mm"]
+__all__ = ["NO_TRUTH", "errors_against_truth"]
 
 NO_TRUTH: dict[str, Any] = {
     "has_truth": False,
@@ -41,36 +41,15 @@ def errors_against_truth(
         expected = posed_joints(body, truth)
     except ValueError:
         return NO_TRUTH
+    import torch
+
+    from bodymodel.metrics import mpjpe_mm, pa_mpjpe_mm
+
     order = [body.joints.index(name) for name in BODY_JOINTS]
+    pair = torch.from_numpy(joints[order]), torch.from_numpy(expected[order])
     return {
         "has_truth": True,
-        "mpjpe_mm": mpjpe_mm(joints[order], expected[order]),
-        "pa_mpjpe_mm": pa_mpjpe_mm(joints[order], expected[order]),
+        "mpjpe_mm": float(mpjpe_mm(*pair)),
+        "pa_mpjpe_mm": float(pa_mpjpe_mm(*pair)),
         "trunk_lean_error_deg": trunk_lean_deg(joints, body) - trunk_lean_deg(expected, body),
     }
-
-
-def mpjpe_mm(joints: np.ndarray, expected: np.ndarray) -> float:
-    """Return the mean distance of the joints, millimetres, with the first joints laid together.
-
-    Args:
-        joints: (J, 3) metres, the pelvis first.
-        expected: (J, 3) likewise.
-    """
-    moved = joints - joints[:1] + expected[:1]
-    return float(1000 * np.linalg.norm(moved - expected, axis=-1).mean())
-
-
-def pa_mpjpe_mm(joints: np.ndarray, expected: np.ndarray) -> float:
-    """Return the mean distance after the best similarity transform (Umeyama 1991), millimetres.
-
-    Args:
-        joints: (J, 3) metres.
-        expected: (J, 3) likewise.
-    """
-    x, y = joints - joints.mean(0), expected - expected.mean(0)
-    u, s, vt = np.linalg.svd(x.T @ y)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    scale = (s * sign).sum() / max((x**2).sum(), 1e-12)
-    aligned = scale * x @ (u * sign) @ vt
-    return float(1000 * np.linalg.norm(aligned - y, axis=-1).mean())

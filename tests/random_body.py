@@ -3,6 +3,7 @@
 import numpy as np
 
 from bodymodel.body import BodyData
+from bodymodel.fit_points import FitPoints
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import FACE_CONTOUR, FAMILIES, SMPLX_VERTEX_IDS
 
@@ -59,4 +60,4 @@ def random_points(body, seed=0):
         vertex_weights[row, rng.choice(len(ids), many, replace=False)] = rng.dirichlet([1] * many)
     first = FIT_KEYPOINTS.index(FACE_CONTOUR[0])
     vertex_weights[first : first + len(FACE_CONTOUR)] = 0
-    return joint_weights, ids, vertex_weights
+    return FitPoints(joint_weights, ids, vertex_weights)

@@ -71,15 +71,16 @@ def test_rotations_at_every_angle():
 
 def test_a_stored_row_reprojects_to_a_hundredth_of_a_pixel(tmp_path):
     body = random_body(1)
-    weights = random_points(body)
-    reprojector = Reprojector(body, *weights)
+    places = random_points(body)
+    reprojector = Reprojector(body, places)
     contour = [SMPLX_KEYPOINTS.index(name) for name in FACE_CONTOUR]
     defined = np.setdiff1d(np.arange(145), contour)
     rows, seen = [], []
     for seed in range(5):
         params = random_params(body, seed)
         joints, vertices = forward_by_hand(body, params)
-        points = weights[0] @ joints + weights[2] @ vertices[weights[1]]
+        points = places.joint_weights @ joints
+        points += places.vertex_weights @ vertices[places.vertex_ids]
         focal, center = np.float32(1234.5), np.array([960.0, 540.5], np.float32)
         projected = focal * points[:, :2] / np.where(points[:, 2:], points[:, 2:], np.nan) + center
         keypoints = np.column_stack([projected + np.array([3, 4]), np.ones(len(projected))])
@@ -111,7 +112,7 @@ def test_a_stored_row_reprojects_to_a_hundredth_of_a_pixel(tmp_path):
 
 def test_another_body_or_no_fit_is_refused():
     body = random_body(1)
-    reprojector = Reprojector(body, *random_points(body))
+    reprojector = Reprojector(body, random_points(body))
     row = random_params(body) | {"body_sha256": "f" * 64, "body_name": "mine"}
     with pytest.raises(ValueError, match=r"fitted with body mine .* load the row's own body"):
         reprojector.points(row)
@@ -124,7 +125,7 @@ def test_another_body_or_no_fit_is_refused():
 
 def test_points_behind_the_camera_are_nan():
     body = random_body(1)
-    reprojector = Reprojector(body, *random_points(body))
+    reprojector = Reprojector(body, random_points(body))
     row = random_params(body, depth_m=-4) | {"focal_px": 1000, "center_px": np.zeros(2)}
     assert np.isnan(reprojector.project(row)).all()
 
