@@ -54,7 +54,7 @@ def _tilt(global_orient: np.ndarray) -> np.ndarray:
 def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     """Return (F, 3) degrees: how far pelvis to neck leans forward, to the left, and in all.
 
-    Zero is the T-pose, whose neck is itself 5 degrees behind the pelvis. The vertical is +y, and
+    Zero is the T-pose, whatever the direction from pelvis to neck in it. The vertical is +y, and
     forward and left are the pelvis's, turned into the horizontal.
 
     Args:

@@ -35,13 +35,13 @@ _INDEX = {name: k for k, name in enumerate(BODY_JOINTS)}
 _PARENTS = FAMILIES["smplx"].parents[: len(BODY_JOINTS)]
 
 _MIDLINE_AND_LEFT = {
-    "pelvis": (0, -0.35, 0.01), "left_hip": (0.07, -0.44, -0.01), "spine1": (0, -0.24, -0.02),
-    "left_knee": (0.087, -0.82, -0.01), "spine2": (0, -0.11, -0.02),
-    "left_ankle": (0.105, -1.23, -0.01), "spine3": (0, -0.05, -0.01),
-    "left_foot": (0.12, -1.29, 0.11), "neck": (0, 0.11, -0.03),
-    "left_collar": (0.05, 0.03, -0.01), "head": (0, 0.27, -0.01),
-    "left_shoulder": (0.16, 0.08, -0.02), "left_elbow": (0.42, 0.08, -0.02),
-    "left_wrist": (0.67, 0.08, -0.02),
+    "pelvis": (0, -0.35, 0.01), "left_hip": (0.081, -0.41, 0.03), "spine1": (0, -0.25, 0.01),
+    "left_knee": (0.126, -0.81, 0.03), "spine2": (0, -0.16, 0.01),
+    "left_ankle": (0.144, -1.22, 0.03), "spine3": (0, -0.04, 0),
+    "left_foot": (0.155, -1.27, 0.17), "neck": (0, 0.15, 0.03),
+    "left_collar": (0.02, 0.07, 0.04), "head": (0, 0.25, 0.07),
+    "left_shoulder": (0.18, 0.085, 0.04), "left_elbow": (0.44, 0.085, 0.04),
+    "left_wrist": (0.67, 0.085, 0.04),
 }  # fmt: skip
 _FLIP_X = np.array([-1.0, 1.0, 1.0])
 
@@ -52,8 +52,8 @@ REST_JOINTS: np.ndarray = np.array(
         for name in BODY_JOINTS
     ]
 )
-"""(22, 3) metres: a symmetric T-pose in SMPL-X's tree; arms along x, thighs and shins 2.5 degrees
-apart from straight down, as in the open body. Only its bone directions matter here."""
+"""(22, 3) metres: the open body's T-pose to the centimetre; thighs point 6 degrees outwards, shins
+2, arms along x. Only the directions of its bones matter here."""
 
 _MIRROR = np.array([_INDEX[mirror_name(name)] for name in BODY_JOINTS])
 
@@ -251,8 +251,7 @@ def _legs(
 ) -> tuple[Rotation, Rotation, Rotation]:
     """Return the global rotations of thigh, shin and foot."""
     thigh_bone, shin_bone = mocap.offset(side + "Shin"), mocap.offset(side + "Foot")
-    first = "left" if side == "l" else "right"
-    rest = {n: REST_JOINTS[_INDEX[f"{first}_{n}"]] for n in ("hip", "knee", "ankle")}
+    name = "left" if side == "l" else "right"
     thigh, shin = source[side + "Thigh"], source[side + "Shin"]
     if stretch is not None:
         # Law of cosines: same ankle direction seen from the hip, new distance, same knee hinge.
@@ -275,9 +274,15 @@ def _legs(
         swing = at_hip(flexion) - at_hip(bent)
         thigh = Rotation.from_rotvec(hinge * swing[:, None]) * thigh
         shin = Rotation.from_rotvec(hinge * (swing + bent - flexion)[:, None]) * shin
+    # SMPL-X's thigh and shin make an angle seen from the front, the source's do not. Both turn like
+    # the line from hip to ankle, so that the foot stays in place and a straight knee is zero.
+    down = np.array([0.0, -1.0, 0.0])
+    leg = _shortest_turn(
+        REST_JOINTS[_INDEX[f"{name}_ankle"]] - REST_JOINTS[_INDEX[f"{name}_hip"]], down
+    )
     return (
-        thigh * _shortest_turn(rest["knee"] - rest["hip"], thigh_bone),
-        shin * _shortest_turn(rest["ankle"] - rest["knee"], shin_bone),
+        thigh * _shortest_turn(down, thigh_bone) * leg,
+        shin * _shortest_turn(down, shin_bone) * leg,
         # Soles are flat on the floor in both rest poses, so the foot needs no turn.
         source[side + "Foot"],
     )
