@@ -64,7 +64,7 @@ def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     from scipy.spatial.transform import Rotation
 
     from bodymodel.spec import BODY_JOINTS
-    from fitting.mocap import REST_JOINTS, forward_kinematics
+    from fitting.skeleton import REST_JOINTS, forward_kinematics
 
     neck = BODY_JOINTS.index("neck")
     rest = REST_JOINTS[neck] - REST_JOINTS[0]
@@ -87,7 +87,7 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
-    from fitting.mocap import forward_kinematics
+    from fitting.skeleton import forward_kinematics
 
     joints = forward_kinematics(_tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import rankdata
 
 from bodymodel.spec import BODY_JOINTS
-from fitting.mocap import mirror_pose
+from fitting.skeleton import mirror_pose
 
 __all__ = [
     "Gaussians",

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from bodymodel.spec import BODY_JOINTS, mirror_name
 from fitting import mocap as mc
 from fitting.build_prior import CREDIT, BuildPrior, build, trunk_lean
+from fitting.skeleton import BODY_PARENTS, forward_kinematics, mirror_pose
 
 NAMES = (
     "hip", "abdomen", "chest", "neck", "head",
@@ -111,7 +112,7 @@ def test_chest_head_and_hands_keep_their_orientation():
     world = [Rotation.from_rotvec(motion.global_orient)]
     for joint in range(1, len(BODY_JOINTS)):
         local = Rotation.from_rotvec(motion.body_pose[:, joint - 1])
-        world.append(world[mc._PARENTS[joint]] * local)
+        world.append(world[BODY_PARENTS[joint]] * local)
     for ours, theirs in (("spine3", "chest"), ("head", "head"), ("left_ankle", "lFoot")):
         turn = source[theirs].inv() * world[BODY_JOINTS.index(ours)]
         assert turn.magnitude().max() < 1e-5
@@ -128,7 +129,7 @@ def test_crouch_is_undone_and_ankles_stay_in_their_direction():
     ankle = BODY_JOINTS.index("left_ankle")
     assert (straight.body_pose[:, knee - 1, 0] < bent.body_pose[:, knee - 1, 0]).all()
     assert straight.body_pose[:, knee - 1, 0].min() >= -1e-3
-    before, after = (mc.forward_kinematics(m.global_orient, m.body_pose) for m in (bent, straight))
+    before, after = (forward_kinematics(m.global_orient, m.body_pose) for m in (bent, straight))
     u, v = (x[:, ankle] - x[:, hip] for x in (before, after))
     u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (u, v))
     # The source's thigh is a little shorter than its shin; here they are not, hence 2 degrees.
@@ -153,9 +154,9 @@ def test_broken_recordings_are_left_out():
 def test_mirror_is_an_involution_and_mirrors_positions():
     rng = np.random.default_rng(0)
     pose, orient = rng.normal(size=(8, 21, 3)), rng.normal(size=(8, 3))
-    np.testing.assert_array_equal(mc.mirror_pose(mc.mirror_pose(pose)), pose)
-    here = mc.forward_kinematics(orient, pose)
-    there = mc.forward_kinematics(orient * [1, -1, -1], mc.mirror_pose(pose))
+    np.testing.assert_array_equal(mirror_pose(mirror_pose(pose)), pose)
+    here = forward_kinematics(orient, pose)
+    there = forward_kinematics(orient * [1, -1, -1], mirror_pose(pose))
     order = [BODY_JOINTS.index(mirror_name(n)) for n in BODY_JOINTS]
     np.testing.assert_allclose(there, here[:, order] * [-1, 1, 1], atol=1e-12)
 
