@@ -112,7 +112,7 @@ def test_the_cache_goes_by_content_and_not_by_name(detector, photo, tmp_path):
         lambda data: data[: len(data) // 2],
         lambda data: data[:-1],
         lambda data: b"junk" * 100,
-        lambda data: data[:200] + b"\xff" * 8 + data[208:],
+        lambda data: data[:3000] + b"\xff" * 8 + data[3008:],
     ],
 )
 def test_a_damaged_entry_is_made_again(detector, photo, tmp_path, damage):
