@@ -344,10 +344,10 @@ class Fitter:
             projected = np.full((len(FIT_KEYPOINTS), 2), np.nan, np.float32)
             projected[rows] = pixels[k]
             points = target.keypoints_2d
-            seen = np.isfinite(points).all(-1) & (points[:, 2] >= self.config.min_confidence)
-            residual = np.where(
-                seen, np.linalg.norm(projected - points[:, :2], axis=-1), np.nan
-            ).astype(np.float32)
+            distance = np.linalg.norm(projected - points[:, :2], axis=-1)
+            residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
+            used = residual[points[:, 2] >= self.config.min_confidence]
+            used_parts = parts[points[:, 2] >= self.config.min_confidence]
             terms = at.terms[k].tolist()
             finite = bool(torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k]))
             results.append(
@@ -355,7 +355,7 @@ class Fitter:
                     params={n: v[k].astype(np.float32) for n, v in params.items()},
                     projected_2d=projected,
                     residual_px=residual,
-                    residual_part_px={p: _median(residual[parts == p]) for p in PARTS},
+                    residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
                     person_height_px=float(tall[k]),
                     energy=dict(zip(TERMS, terms, strict=True)),
                     energy_total=float(at.energy[k]),

@@ -5,7 +5,7 @@ takes the same place by offering the same three methods (``ResidualPrior``).
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Protocol
 
@@ -72,6 +72,11 @@ class PosePrior:
         """63 whitened axis-angles, and one constant for the component's cost."""
         return _DIM + 1
 
+    @cached_property
+    def precisions(self) -> Tensor:
+        """(C, 63, 63), the inverse covariances."""
+        return self.whitening.mT @ self.whitening
+
     def to(self, *args, **kwargs) -> "PosePrior":
         """Return the prior on another device or in another dtype, as ``Tensor.to``."""
         return PosePrior(
@@ -127,6 +132,17 @@ class PosePrior:
         component = self.component(body_pose)
         jacobian = torch.cat([self.whitening, torch.zeros_like(self.whitening[:, :1])], dim=-2)
         return self._residual(body_pose, component), self._of(jacobian, component)
+
+    def quadratic(self, body_pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return |r|^2 (...), J^T r (..., 63) and J^T J (..., 63, 63) of the residual.
+
+        Cheaper than the residual and its Jacobian, since J^T J is one constant matrix a component.
+        """
+        component = self.component(body_pose)
+        precision = self._of(self.precisions, component)
+        delta = body_pose - self._of(self.means, component)
+        pull = (precision @ delta.unsqueeze(-1)).squeeze(-1)
+        return (delta * pull).sum(-1) + 2 * self._of(self.costs, component), pull, precision
 
     def _of(self, values: Tensor, component: Tensor) -> Tensor:
         """Return each item's own component's values, (..., *values.shape[1:])."""

@@ -74,8 +74,7 @@ def build_all(
         mesh = meshes[mesh_name]
         rig = _rig(family, source, mesh, people["neutral"].points[:, :n], targets, weights)
         genders = {
-            gender: _gender(family, gender, mesh, *shapes[gender][:2], version)
-            for gender in people
+            gender: _gender(family, gender, mesh, *shapes[gender][:2], version) for gender in people
         }
         shared: dict = {"f": mesh.faces}
         if family == "smplx":

@@ -43,8 +43,10 @@ def shape_basis(
     for k in range(count):
         guide = tall if k == 0 else mass - tall * (mass @ tall) / (tall @ tall)
         direction = centred.T @ scores[:, k] / len(bodies)
-        sign = np.sign(scores[:, k] @ guide) if k < 2 else np.sign(
-            direction[np.argmax(np.abs(direction))]
+        sign = (
+            np.sign(scores[:, k] @ guide)
+            if k < 2
+            else np.sign(direction[np.argmax(np.abs(direction))])
         )
         scores[:, k] *= sign
     directions = (centred.T @ scores / len(bodies)).reshape(n, 3, count)
