@@ -71,39 +71,36 @@ def _rows_to_draw(
             yield row
 
 
-def write_summary(
-    store: FitStore,
-    info: "RunInfo",
-    tally: Tally,
-    outcome: str,
-    seconds: float,
-    with_report: bool = True,
-) -> None:
-    """Print the table and the line for machines on stdout, and write report.html.
-
-    Args:
-        store: Of the rows.
-        info: The run.
-        tally: Of this invocation.
-        outcome: "complete" or "interrupted".
-        seconds: That it took.
-        with_report: Whether to write report.html; it reads the whole run's numbers.
-    """
+def write_summary(store: FitStore, info: "RunInfo") -> Path:
+    """Print the table of the whole run on stdout, write report.html and return its path."""
     from fitting.report import write_report
     from fitting.statistics import read_numbers, text_table
 
-    report: Path | None = None
-    if with_report:
-        numbers = read_numbers(store, info.run_id)
-        sys.stdout.write(text_table(numbers, info.body_is_open) + "\n")
-        report = write_report(store, info.run_id, numbers)
+    numbers = read_numbers(store, info.run_id)
+    sys.stdout.write(text_table(numbers, info.body_is_open) + "\n")
+    return write_report(store, info.run_id, numbers)
+
+
+def write_last_line(
+    store: FitStore, run_id: str, tally: Tally, outcome: str, seconds: float, report: Path | None
+) -> None:
+    """Print the line for machines, the last on stdout: what this invocation did.
+
+    Args:
+        store: Of the rows.
+        run_id: The run.
+        tally: Of this invocation.
+        outcome: "complete", "interrupted" or "failed".
+        seconds: That it took.
+        report: The report, None if none was written.
+    """
     line = tally.counts() | {
         "outcome": outcome,
         "failed_by": {k: n for k, n in sorted(tally.by_status.items()) if k != "ok"},
         "seconds": round(seconds, 2),
-        "run_id": info.run_id,
+        "run_id": run_id,
         "out": str(store.root),
         "report": str(report) if report else None,
     }
-    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

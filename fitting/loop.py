@@ -266,19 +266,30 @@ def _fit_all(solver: Solver, targets: Sequence[FitTarget], is_first: bool) -> li
     try:
         return _checked(solver, targets)
     except Exception as error:
-        if len(targets) == 1:
-            _log.warning("the solver raised for one person: %r", error)
-            return [_error_result(error)]
-        _log.warning("the solver raised (%r); trying its batch of %d again", error, len(targets))
         first_error = error
-    # Halves: a batch that is too large for the memory fits, one bad person is found in log n steps.
-    middle = len(targets) // 2
-    halves = (targets[:middle], targets[middle:])
-    results = [result for half in halves for result in _fit_all(solver, half, is_first=False)]
-    if is_first and all(result.status == "solver_error" for result in results):
+    _log.warning("the solver raised %r; trying the %d people in parts", first_error, len(targets))
+    results = _fit_parts(solver, targets, first_error)
+    if is_first and len(results) > 1 and all(r.status == "solver_error" for r in results):
         raise RunError(
             f"the solver failed for every one of the first {len(targets)} people: {first_error!r}"
         ) from first_error
+    return results
+
+
+def _fit_parts(solver: Solver, targets: Sequence[FitTarget], error: Exception) -> list[FitResult]:
+    """Fit what raised as a whole in halves, down to single people.
+
+    So a batch that is too large for the memory fits, and one bad person is found in log n steps.
+    """
+    if len(targets) == 1:
+        return [_error_result(error)]
+    results = []
+    middle = len(targets) // 2
+    for half in (targets[:middle], targets[middle:]):
+        try:
+            results += _checked(solver, half)
+        except Exception as part_error:
+            results += _fit_parts(solver, half, part_error)
     return results
 
 

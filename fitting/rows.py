@@ -1,7 +1,6 @@
 """From an observation and its fit to a row of the store. Torch-free."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,8 +148,8 @@ class RowMaker:
             "energy_total": float(result.energy_total),
             "starts": list(result.starts),
             "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
-            "winner": result.winner,
             "start_margin": float(result.start_margin),
+            "start_winner": result.winner,
             "iterations": int(result.iterations),
             **errors,
         }
@@ -168,7 +167,8 @@ class RowMaker:
         return (
             arrays
             | dict.fromkeys(numbers, nan)
-            | {"focal_source": "", "energy": {}, "starts": [], "start_energies": [], "winner": ""}
+            | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
+            | {"start_winner": ""}
             | {"iterations": 0, **NO_TRUTH}
         )
 

@@ -6,6 +6,7 @@ Parameters, cameras and residuals go to Parquet files in ``lsp/fits``, pictures 
 report to ``lsp/fits/report.html``. Run it again and it goes on where it stopped.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -180,11 +181,11 @@ def _fit(
     info: "RunInfo",
     shard: tuple[int, int],
 ) -> int:
-    from contextlib import ExitStack
     from itertools import islice
 
     from curation.run_writer import RunWriter
-    from fitting.finish import draw_missing, write_summary
+    from curation.store import StoreError
+    from fitting.finish import draw_missing, write_last_line, write_summary
     from fitting.loop import FitLoop
     from fitting.overlays import OverlayPool
     from fitting.progress import Progress
@@ -194,7 +195,7 @@ def _fit(
     begin = time.monotonic()
     device, torch_version = rooms.start_torch(config.device)
     workers = max(1, (os.cpu_count() or 2) - 1) if config.workers == "auto" else config.workers
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         writer = stack.enter_context(RunWriter(store, info, shard))
         stored = store.stored_images(info.run_id)
@@ -207,8 +208,6 @@ def _fit(
             "run %s: %s (%s), body %s, on %s; %d photos are done",
             info.run_id, config.data, dataset.kind, body.name, device, len(stored.done),
         )  # fmt: skip
-        if body.is_open:
-            _log.info("the open body is not SMPL-X: its parameters mean nothing to licensed files")
         count = dataset.count()
         count = count if config.limit is None else min(count, config.limit)
         loop = FitLoop(
@@ -239,9 +238,9 @@ def _fit(
             should_stop=lambda: stop.signal is not None,
             part_s=rooms.part_s,
         )
-        outcome = "failed"
+        outcome, report = "failed", None
         try:
-            with ExitStack() as inner:
+            with contextlib.ExitStack() as inner:
                 loop.progress = inner.enter_context(Progress(count))
                 if config.overlays != "none":
                     loop.overlays = inner.enter_context(
@@ -250,16 +249,20 @@ def _fit(
                     loop.max_overlays = None if config.overlays == "all" else config.overlays
                 loop.run(islice(dataset.iter_samples(), config.limit))
             outcome = "complete" if stop.signal is None else "interrupted"
-        finally:
             writer.finish(outcome, loop.tally.counts())
-        if stop.signal is None and config.overlays != "none":
-            draw_missing(
-                store, info.run_id, body, config.data, config.overlays, workers, rooms.draw,
-                should_stop=lambda: stop.signal is not None,
-            )  # fmt: skip
-        write_summary(
-            store, info, loop.tally, outcome, time.monotonic() - begin, with_report=not stop.signal
-        )
+            if stop.signal is None and config.overlays != "none":
+                draw_missing(
+                    store, info.run_id, body, config.data, config.overlays, workers, rooms.draw,
+                    should_stop=lambda: stop.signal is not None,
+                )  # fmt: skip
+            if stop.signal is None:
+                report = write_summary(store, info)
+        finally:
+            if outcome == "failed":
+                with contextlib.suppress(StoreError):  # it must not hide what went wrong
+                    writer.finish(outcome, loop.tally.counts())
+            seconds = time.monotonic() - begin
+            write_last_line(store, info.run_id, loop.tally, outcome, seconds, report)
         return 0 if stop.signal is None else 128 + stop.signal
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from curation.store import FitStore
+from fitting.config import FitConfig
 from fitting.loop import in_shard
 from tests.fitting.fakes import FakeDataset, fake_observe, fake_rooms, main
 
@@ -87,7 +88,7 @@ def test_every_photo_has_a_row_and_a_second_run_adds_none(data, capsys):
     assert fitted["focal_source"] == "default"
     assert fitted["image_path"] == fitted["image_id"]
     record = yaml.safe_load(FitStore(data / "fits").run_path(first["run_id"]).read_text())
-    assert record["config"]["fit"]["tolerance"] == 1e-3
+    assert record["config"]["fit"]["tolerance"] == FitConfig().tolerance
     assert record["config_hash"] == fitted["config_hash"]
     assert run(data) == 0
     second = summary(capsys)
@@ -215,7 +216,9 @@ def test_a_person_that_breaks_the_solver_is_a_row(data, tmp_path, capsys):
 
 def test_a_solver_that_fails_for_everybody_fails_the_run(data, capsys):
     assert run(data, "--batch-size", "8", fails=tuple(range(481))) == 1
-    assert "failed for every one of the first 8 people" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "failed for every one of the first 8 people" in err
+    assert json.loads(out.splitlines()[-1])["outcome"] == "failed"
 
 
 def test_what_is_done_is_kept_when_the_run_fails(data, capsys):
@@ -302,9 +305,10 @@ def test_help_names_the_flags_of_every_command(capsys):
     assert error.value.code == 0
     text = capsys.readouterr().out
     for flag in (
-        "DATA --out --config --device --batch-size --resume --no-resume --overwrite --limit "
-        "--shard --init --dry-run --seed --dtype --log-level --fit.tolerance"
-    ).split():
+        "DATA", "--out", "--config", "--device", "--batch-size", "--resume", "--no-resume",
+        "--overwrite", "--limit", "--shard", "--init", "--dry-run", "--seed", "--dtype",
+        "--log-level", "--fit.tolerance",
+    ):  # fmt: skip
         assert flag in text
 
 
