@@ -181,7 +181,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
         return out.vertices.numpy(), out.keypoints.numpy()
 
     vertices, keypoints = posed()
-    fill = rng.uniform(0.72, 0.86)
+    fill = rng.uniform(0.78, 0.88)
     offset = rng.uniform(-1, 1, 2)
     transl = _frame(vertices, focal, width, height, fill, offset)
     params.transl.copy_(torch.as_tensor(transl, dtype=params.transl.dtype))
