@@ -1,0 +1,1 @@
+"""How the open body is made. Needs ``anny``; nothing here is imported at run time."""

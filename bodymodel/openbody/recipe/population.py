@@ -1,0 +1,191 @@
+"""A sampled population of adults, calibrated to survey statistics.
+
+Stature: women 1.62 +- 0.065 m, men 1.755 +- 0.07 m. Body mass index: log-normal, median 25 (women)
+and 26 (men), sigma 0.18, so that one body in forty is above 36. Round figures of open surveys of
+adults (NCD-RisC, NHANES); no data set is copied. Anny's own sliders are solved for them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bodymodel.openbody.recipe.source import Source
+from bodymodel.openbody.recipe.tpose import pose_to_t
+from bodymodel.spec import Gender
+
+STATURE = {"female": (1.62, 0.065), "male": (1.755, 0.070)}
+BMI = {"female": (25.0, 0.18), "male": (26.0, 0.18)}
+_DENSITY = 985.0  # kg/m3 of a living body with air in its lungs
+
+# Local changes: what people differ in that Anny's sliders do not cover, and its spread.
+_BODY_CHANGES = {
+    "measure-upperarm-length-incr": 0.25, "measure-lowerarm-length-incr": 0.25,
+    "upperlegs-height-incr": 0.25, "lowerlegs-height-incr": 0.25,
+    "measure-shoulder-dist-incr": 0.3, "measure-neck-height-incr": 0.3,
+    "measure-neck-circ-incr": 0.25, "measure-hips-circ-incr": 0.3,
+    "measure-waist-circ-incr": 0.3, "measure-bust-circ-incr": 0.25,
+    "measure-thigh-circ-incr": 0.3, "measure-calf-circ-incr": 0.3,
+    "measure-upperarm-circ-incr": 0.3, "measure-waisttohip-dist-incr": 0.25,
+    "measure-napetowaist-dist-incr": 0.25, "torso-vshape-incr": 0.3,
+    "torso-scale-depth-incr": 0.3, "hip-scale-depth-incr": 0.3, "hip-scale-horiz-incr": 0.25,
+    "buttocks-volume-incr": 0.35, "stomach-tone-incr": 0.35, "breast-volume-vert-up": 0.2,
+    "stomach-pregnant-incr": 0.1,
+}  # fmt: skip
+_HEAD_CHANGES = {
+    "head-scale-vert-incr": 0.3, "head-scale-horiz-incr": 0.3, "head-scale-depth-incr": 0.3,
+    "head-fat-incr": 0.3, "chin-width-incr": 0.3, "chin-height-incr": 0.3,
+    "chin-prominent-incr": 0.3, "chin-prognathism-incr": 0.25, "nose-scale-vert-incr": 0.3,
+    "nose-scale-horiz-incr": 0.3, "nose-scale-depth-incr": 0.3, "nose-hump-incr": 0.3,
+    "mouth-scale-horiz-incr": 0.3, "mouth-trans-up": 0.3, "mouth-upperlip-volume-incr": 0.3,
+    "mouth-lowerlip-volume-incr": 0.3, "eyebrows-trans-up": 0.3, "forehead-trans-forward": 0.3,
+    "forehead-scale-vert-incr": 0.3,
+}  # fmt: skip
+_PAIRED_CHANGES = {
+    "cheek-volume-incr": 0.3, "cheek-bones-incr": 0.3, "eye-scale-incr": 0.25,
+    "eye-trans-out": 0.25, "eye-trans-up": 0.25, "hand-scale-incr": 0.25,
+    "hand-fingers-length-incr": 0.25, "foot-scale-incr": 0.25, "ear-scale-incr": 0.3,
+    "upperleg-fat-incr": 0.3, "lowerleg-muscle-incr": 0.3, "upperarm-fat-incr": 0.3,
+    "upperarm-muscle-incr": 0.3, "leg-valgus-incr": 0.2,
+}  # fmt: skip
+
+LOCAL_CHANGES: tuple[str, ...] = (
+    *_BODY_CHANGES, *_HEAD_CHANGES, *(f"{s}-{n}" for n in _PAIRED_CHANGES for s in "lr"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """S sampled bodies in the T-pose.
+
+    Attributes:
+        points: (S, N + 2B, 3) vertices, bone heads and tails, metres.
+        gender: (S,) 0 male to 1 female.
+        stature: (S,) metres, as asked for.
+        bmi: (S,) kg/m2, as asked for.
+        mass: (S,) kg, of the mesh.
+    """
+
+    points: np.ndarray
+    gender: np.ndarray
+    stature: np.ndarray
+    bmi: np.ndarray
+    mass: np.ndarray
+
+
+def sample_population(source: Source, gender: Gender, size: int, seed: int) -> Population:
+    """Draw adults, solve Anny's sliders for their stature and mass, pose them in the T-pose.
+
+    Args:
+        source: Anny's assets with LOCAL_CHANGES.
+        gender: neutral is half women, half men.
+        size: Bodies to draw; drawn in mirrored pairs of standard scores, so that means are exact.
+        seed: Of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    half = (size + 1) // 2
+    women = {"neutral": 0.5, "female": 1.0, "male": 0.0}[gender]
+    is_woman = (np.arange(half) + 0.5) / half < women
+    is_woman = np.concatenate([is_woman, is_woman])[:size]
+
+    def normal(sd: float, columns: int = 1) -> np.ndarray:
+        draw = rng.standard_normal((half, columns))
+        return sd * np.clip(np.concatenate([draw, -draw])[:size], -2.5, 2.5)
+
+    def by_gender(table: dict) -> tuple[np.ndarray, np.ndarray]:
+        mean, sd = np.where(is_woman[:, None], table["female"], table["male"]).T
+        return mean, sd
+
+    mean, sd = by_gender(STATURE)
+    stature = mean + sd * normal(1)[:, 0]
+    median, sigma = by_gender(BMI)
+    bmi = median * np.exp(sigma * normal(1)[:, 0])
+    female = np.abs(is_woman - np.clip(np.abs(normal(0.12)[:, 0]), 0, 0.3))
+    # More muscle goes with less fat, so that the mass left to fat is not all of the girth.
+    sliders = {
+        "gender": 1 - female if False else female,
+        "age": np.clip(0.70 + normal(0.1)[:, 0], 0.5, 0.95),
+        "muscle": np.clip(0.5 + normal(0.18)[:, 0], 0.05, 0.95),
+        "proportions": np.clip(0.5 + normal(0.25)[:, 0], 0, 1),
+        "cupsize": np.clip(0.5 + normal(0.2)[:, 0], 0, 1),
+        "firmness": np.clip(0.5 + normal(0.2)[:, 0], 0, 1),
+    }
+    race = rng.dirichlet((0.7, 0.7, 0.7), size)
+    for k, name in enumerate(("african", "asian", "caucasian")):
+        sliders[name] = race[:, k]
+    local = _local_changes(source, normal)
+    height, weight = _solve_sliders(source, sliders, local, stature, bmi)
+    coefficients = _coefficients(source, sliders, local, height, weight)
+    points = pose_to_t(source, _blend(source, coefficients))
+    mass = _DENSITY * mesh_volume(source, points[:, : len(source.vertices)])
+    return Population(points, female, stature, bmi, mass)
+
+
+def neutral_face_sliders() -> dict[str, np.ndarray]:
+    """Return the sliders of the mean adult, for what is made on one body only."""
+    third = np.array([1 / 3])
+    return {"gender": np.array([0.5]), "age": np.array([0.7]), "african": third, "asian": third,
+            "caucasian": third}  # fmt: skip
+
+
+def _local_changes(source: Source, normal) -> np.ndarray:
+    """Return the (S, L) local changes, left and right tied."""
+    columns: dict[str, np.ndarray] = {}
+    for name, sd in {**_BODY_CHANGES, **_HEAD_CHANGES}.items():
+        columns[name] = normal(sd)[:, 0]
+    for name, sd in _PAIRED_CHANGES.items():
+        columns[f"l-{name}"] = columns[f"r-{name}"] = normal(sd)[:, 0]
+    return np.stack([columns[name] for name in source.local_changes], 1)
+
+
+def _coefficients(source, sliders, local, height, weight) -> np.ndarray:
+    phenotype = source.phenotype(**sliders, height=height, weight=weight)
+    actions = np.zeros((len(local), len(source.facial_actions)))
+    pairs = np.stack([np.maximum(local, 0), np.maximum(-local, 0)], -1)
+    return np.concatenate([phenotype, actions, pairs.reshape(len(local), -1)], 1)
+
+
+def _blend(source: Source, coefficients: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    basis, rest = source.basis, source.rest
+    if rows is not None:
+        basis, rest = basis[:, rows], rest[rows]
+    used = np.flatnonzero(np.any(coefficients != 0, axis=0))
+    flat = coefficients[:, used] @ basis[used].reshape(len(used), -1)
+    return flat.reshape(len(coefficients), *rest.shape) + rest
+
+
+def _solve_sliders(source, sliders, local, stature, bmi) -> tuple[np.ndarray, np.ndarray]:
+    """Solve Anny's height and weight sliders for stature and mass, by a damped secant method."""
+    height, weight = np.full(len(stature), 0.35), np.full(len(stature), 0.5)
+    mass = bmi * stature**2
+    n = len(source.vertices)
+
+    def measure(h, w):
+        points = _blend(source, _coefficients(source, sliders, local, h, w), np.arange(n))
+        tall = points[..., 1].max(1) - points[..., 1].min(1)
+        return tall, _DENSITY * mesh_volume(source, points)
+
+    for _ in range(4):
+        tall, heavy = measure(height, weight)
+        tall_h, heavy_h = measure(height + 0.05, weight)
+        tall_w, heavy_w = measure(height, weight + 0.1)
+        jacobian = np.stack(
+            [(tall_h - tall) / 0.05, (tall_w - tall) / 0.1,
+             (heavy_h - heavy) / 0.05, (heavy_w - heavy) / 0.1], -1,
+        ).reshape(-1, 2, 2)  # fmt: skip
+        missing = np.stack([stature - tall, mass - heavy], -1)
+        step = np.linalg.solve(jacobian, missing[..., None])[..., 0]
+        height = np.clip(height + np.clip(step[:, 0], -0.2, 0.2), -0.2, 1.0)
+        weight = np.clip(weight + np.clip(step[:, 1], -0.4, 0.4), -0.1, 1.9)
+    return height, weight
+
+
+def mesh_volume(source: Source, vertices: np.ndarray) -> np.ndarray:
+    """Return the (S,) volume inside the skin, m3: mouth and eye sockets count as outside."""
+    q = source.quads[~(source.regions["tongue"])]
+    eyes = [f"eye_{part}.{side}" for part in ("front", "back") for side in "LR"]
+    q = source.quads[~np.any([source.regions[name] for name in ["tongue", *eyes]], axis=0)]
+    total = 0.0
+    for tri in ((0, 1, 2), (0, 2, 3)):
+        a, b, c = (vertices[:, q[:, k]] for k in tri)
+        total = total + np.einsum("svi,svi->s", a, np.cross(b, c)) / 6
+    return total

@@ -1,0 +1,196 @@
+"""Pictures of stored fits, drawn in worker processes beside the solver. Torch-free.
+
+A picture is drawn from the stored row, not from the solver's memory: it shows what the store holds,
+and a picture that is missing can be drawn at any later time.
+"""
+
+import contextlib
+import io
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from bodymodel.body import BodyData
+from curation.schema import PARAMETERS
+from curation.store import FitStore
+
+__all__ = ["OVERLAY_COLUMNS", "VIEWS", "OverlayPool", "draw_fit"]
+
+VIEWS = ("front", "side", "top")
+OVERLAY_COLUMNS = ("fit_id", "run_id", "image_path", *PARAMETERS, "focal_px", "center_px")
+"""What of a row a picture needs."""
+
+_MAX_PENDING = 64
+_log = logging.getLogger(__name__)
+
+Draw = Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]]
+
+
+def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, np.ndarray]:
+    """Return the pictures of a row by view, (H, W, 3) uint8 RGB.
+
+    Args:
+        body: The row's body.
+        row: With OVERLAY_COLUMNS.
+        photo: The file.
+    """
+    from bodymodel.render import render_views
+    from curation.images import read_image
+    from curation.reproject import posed_vertices
+
+    image = read_image(photo)[0]
+    vertices = posed_vertices(body, row).astype(np.float32)
+    focal_px, center_px = float(row["focal_px"]), np.asarray(row["center_px"])
+    return render_views(image, vertices, body.faces, focal_px, center_px)
+
+
+class OverlayPool:
+    """Draws overlays in processes of their own and writes them into the store.
+
+    Args:
+        store: Whose overlays.
+        body: The body of the rows.
+        dataset_root: Where the photos are.
+        workers: Processes; they start when there is something to draw.
+        draw: A module-level function as draw_fit, in tests another.
+    """
+
+    def __init__(
+        self,
+        store: FitStore,
+        body: BodyData,
+        dataset_root: Path,
+        workers: int = 1,
+        draw: Draw = draw_fit,
+    ) -> None:
+        self._store = store
+        self._root = dataset_root
+        self._context = multiprocessing.get_context("spawn")
+        self._arguments = (body, draw)
+        self._workers = workers
+        self._executor: ProcessPoolExecutor | None = None
+        self._pending: set[Future] = set()
+        self._broken = False
+        self.drawn = 0
+        self.failed = 0
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a picture of the row is missing."""
+        return not all(self._path(row, view).exists() for view in VIEWS)
+
+    def _path(self, row: Mapping[str, Any], view: str) -> Path:
+        return self._store.overlay_path(row["run_id"], row["fit_id"], view)
+
+    def submit(self, row: Mapping[str, Any], wait: bool) -> bool:
+        """Have a row's pictures drawn.
+
+        Args:
+            row: With OVERLAY_COLUMNS; numbers only, ``has_fit``.
+            wait: Whether to wait while the workers are far behind; otherwise such a row is left
+                out, to be drawn later.
+
+        Returns:
+            Whether the row was taken.
+        """
+        while wait and len(self._pending) >= _MAX_PENDING and not self._broken:
+            self._collect(next(iter(self._pending)))
+        self._pending = {future for future in self._pending if not self._done(future)}
+        if self._broken or len(self._pending) >= _MAX_PENDING:
+            return False
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self._workers, self._context, _start, self._arguments
+            )
+        job = {name: row[name] for name in OVERLAY_COLUMNS if name in row}
+        paths = {view: self._path(row, view) for view in VIEWS}
+        try:
+            self._pending.add(
+                self._executor.submit(_draw, job, self._root / row["image_path"], paths)
+            )
+        except BrokenProcessPool:
+            self._give_up()
+            return False
+        return True
+
+    def _done(self, future: Future) -> bool:
+        if not future.done():
+            return False
+        self._collect(future)
+        return True
+
+    def _collect(self, future: Future) -> None:
+        self._pending.discard(future)
+        try:
+            problem = future.result()
+        except BrokenProcessPool:
+            self._give_up()
+            return
+        self.drawn += not problem
+        self.failed += bool(problem)
+        if problem:
+            _log.warning("no overlay: %s", problem)
+
+    def _give_up(self) -> None:
+        if not self._broken:
+            _log.warning("the process that draws overlays died; the fits go on without")
+        self._broken = True
+
+    def finish(self) -> None:
+        """Wait until everything that was submitted is drawn."""
+        while self._pending:
+            self._collect(next(iter(self._pending)))
+
+    def __enter__(self) -> "OverlayPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop; what is not drawn yet stays missing."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+# --- in the worker ------------------------------------------------------------------------------
+
+_BODY: BodyData
+_DRAW: Draw
+
+
+def _start(body: BodyData, draw: Draw) -> None:
+    global _BODY, _DRAW
+    _BODY, _DRAW = body, draw
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # The solver has the cores; what is drawn beside it may take longer.
+    with contextlib.suppress(OSError):
+        os.nice(5)
+
+
+def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:
+    """Draw and write one row's pictures; return what went wrong, or nothing."""
+    from PIL import Image
+
+    try:
+        pictures = _DRAW(_BODY, row, photo)
+        for view, path in paths.items():
+            data = io.BytesIO()
+            Image.fromarray(pictures[view]).save(data, "JPEG", quality=88)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_bytes(data.getvalue())
+            temporary.replace(path)
+    except Exception as error:  # one photo that is gone must not stop the others
+        return f"{photo}: {error or type(error).__name__}"
+    return ""
