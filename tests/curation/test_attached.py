@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from drawing import HEIGHT, JOINTS, WIDTH
 from PIL import Image
 from scipy.io import savemat
 
@@ -11,6 +10,7 @@ from curation.datasets import open_dataset
 from curation.evidence import from_labels
 from curation.observe import observe
 from curation.samples import KeypointSource
+from tests.curation.drawing import HEIGHT, JOINTS, WIDTH
 
 LSP, BODY25 = CONVENTIONS["lsp14"], CONVENTIONS["openpose_body25"]
 

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from drawing import HEIGHT, JOINTS, WIDTH, draw_person
 from PIL import Image
 from scipy.io import savemat
 
@@ -12,6 +11,7 @@ from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from curation.datasets import open_dataset
 from curation.observe import observe
 from curation.samples import KeypointSource
+from tests.curation.drawing import HEIGHT, JOINTS, WIDTH, draw_person
 
 pytest.importorskip("mediapipe")
 pytestmark = pytest.mark.slow
