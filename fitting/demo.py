@@ -109,7 +109,9 @@ def make_demo(config: DemoConfig, body: BodyData | None = None) -> bool:
     for stale in (root / "images").glob("im[0-9]*.jpg"):
         stale.unlink()
     photos = []
-    for number, scene in enumerate(tqdm(scenes, desc="rendering", unit="photo", disable=None), start=1):
+    for number, scene in enumerate(
+        tqdm(scenes, desc="rendering", unit="photo", disable=None), start=1
+    ):
         photo = _make_photo(model, scene, np.random.default_rng((config.seed, number)))
         _save_jpeg(root / "images" / f"im{number:04d}.jpg", photo.image)
         photos.append(photo)
