@@ -26,17 +26,21 @@ from curation.store import FitStore
 __all__ = ["OVERLAY_COLUMNS", "VIEWS", "OverlayPool", "draw_fit"]
 
 VIEWS = ("front", "side", "top")
-OVERLAY_COLUMNS = ("fit_id", "run_id", "image_path", *PARAMETERS, "focal_px", "center_px")
+OVERLAY_COLUMNS = (
+    "fit_id", "run_id", "image_path", *PARAMETERS, "focal_px", "center_px", "has_bbox",
+    "bbox_xyxy_px",
+)  # fmt: skip
 """What of a row a picture needs."""
 
 _MAX_PENDING = 64
+_MARGIN = 0.35  # round the person's box, in parts of its longer side
 _log = logging.getLogger(__name__)
 
 Draw = Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]]
 
 
 def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, np.ndarray]:
-    """Return the pictures of a row by view, (H, W, 3) uint8 RGB.
+    """Return the pictures of a row by view, (H, W, 3) uint8 RGB; the photo cut to the person.
 
     Args:
         body: The row's body.
@@ -49,8 +53,20 @@ def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, n
 
     image = read_image(photo)[0]
     vertices = posed_vertices(body, row).astype(np.float32)
-    focal_px, center_px = float(row["focal_px"]), np.asarray(row["center_px"])
-    return render_views(image, vertices, body.faces, focal_px, center_px)
+    corner = np.zeros(2)
+    if row["has_bbox"]:
+        image, corner = _around(image, np.asarray(row["bbox_xyxy_px"], np.float64))
+    center_px = np.asarray(row["center_px"], np.float64) - corner
+    return render_views(image, vertices, body.faces, float(row["focal_px"]), center_px)
+
+
+def _around(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of a photo round a box (x0 y0 x1 y1), and its corner (x, y)."""
+    height, width = image.shape[:2]
+    margin = _MARGIN * (box[2:] - box[:2]).max()
+    low = np.clip(np.floor(box[:2] - margin), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.ceil(box[2:] + margin), low + 1, (width, height)).astype(int)
+    return np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]), low
 
 
 class OverlayPool:
@@ -103,7 +119,8 @@ class OverlayPool:
         """
         while wait and len(self._pending) >= _MAX_PENDING and not self._broken:
             self._collect(next(iter(self._pending)))
-        self._pending = {future for future in self._pending if not self._done(future)}
+        for future in [future for future in self._pending if future.done()]:
+            self._collect(future)
         if self._broken or len(self._pending) >= _MAX_PENDING:
             return False
         if self._executor is None:
@@ -119,12 +136,6 @@ class OverlayPool:
         except BrokenProcessPool:
             self._give_up()
             return False
-        return True
-
-    def _done(self, future: Future) -> bool:
-        if not future.done():
-            return False
-        self._collect(future)
         return True
 
     def _collect(self, future: Future) -> None:
