@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -184,9 +185,18 @@ def _start(body: BodyData, draw: Draw) -> None:
     global _BODY, _DRAW
     _BODY, _DRAW = body, draw
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # A worker holds both ends of its queue, so it would outlive a parent that was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The solver has the cores; what is drawn beside it may take longer.
     with contextlib.suppress(OSError):
         os.nice(5)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:

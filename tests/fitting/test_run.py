@@ -363,6 +363,27 @@ def test_killed_twenty_times_the_rows_are_those_of_an_undisturbed_run(data, tmp_
     assert not list(data.rglob("*.unreadable"))
 
 
+def test_a_killed_run_leaves_no_process_behind(data):
+    process = start(data, "--batch-size", "4", images=400, DELAY_S=0.1, PART_S=0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    workers = []
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.05)
+        workers = [
+            Path(f"/proc/{pid}")
+            for pid in children.read_text().split()
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+    assert workers
+    time.sleep(1.0)  # it may still be starting
+    process.kill()
+    process.communicate()
+    while any(path.exists() for path in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(path.exists() for path in workers)
+
+
 # --- pictures and report -------------------------------------------------------------------------
 
 
