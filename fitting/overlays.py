@@ -28,8 +28,8 @@ __all__ = ["OVERLAY_COLUMNS", "VIEWS", "OverlayPool", "draw_fit"]
 
 VIEWS = ("front", "side", "top")
 OVERLAY_COLUMNS = (
-    "fit_id", "run_id", "image_path", *PARAMETERS, "focal_px", "center_px", "has_bbox",
-    "bbox_xyxy_px",
+    "fit_id", "run_id", "image_path", "body_sha256", *PARAMETERS, "focal_px", "center_px",
+    "has_bbox", "bbox_xyxy_px",
 )  # fmt: skip
 """What of a row a picture needs."""
 
@@ -75,7 +75,8 @@ class OverlayPool:
 
     Args:
         store: Whose overlays.
-        body: The body of the rows.
+        load_body: Loads the body of the rows; called in the workers, so it must be importable
+            there (a module-level function, or a functools.partial of one).
         dataset_root: Where the photos are.
         workers: Processes; they start when there is something to draw.
         draw: A module-level function as draw_fit, in tests another.
@@ -84,7 +85,7 @@ class OverlayPool:
     def __init__(
         self,
         store: FitStore,
-        body: BodyData,
+        load_body: Callable[[], BodyData],
         dataset_root: Path,
         workers: int = 1,
         draw: Draw = draw_fit,
@@ -92,7 +93,7 @@ class OverlayPool:
         self._store = store
         self._root = dataset_root
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (body, draw)
+        self._arguments = (load_body, draw)
         self._workers = workers
         self._executor: ProcessPoolExecutor | None = None
         self._pending: set[Future] = set()
@@ -131,12 +132,16 @@ class OverlayPool:
         job = {name: row[name] for name in OVERLAY_COLUMNS if name in row}
         paths = {view: self._path(row, view) for view in VIEWS}
         try:
-            self._pending.add(
-                self._executor.submit(_draw, job, self._root / row["image_path"], paths)
-            )
+            # Here workers are started. They inherit the mask: a Ctrl-C is for all processes of the
+            # terminal, and must not end them before they can ignore it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            future = self._executor.submit(_draw, job, self._root / row["image_path"], paths)
         except BrokenProcessPool:
             self._give_up()
             return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._pending.add(future)
         return True
 
     def _collect(self, future: Future) -> None:
@@ -181,10 +186,12 @@ _BODY: BodyData
 _DRAW: Draw
 
 
-def _start(body: BodyData, draw: Draw) -> None:
+def _start(load_body: Callable[[], BodyData], draw: Draw) -> None:
     global _BODY, _DRAW
-    _BODY, _DRAW = body, draw
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # The body is loaded here, not sent: a parent that sends megabytes to a worker that dies while
+    # it starts would wait for ever.
+    logging.disable(logging.WARNING)  # the parent has said it all
+    _BODY, _DRAW = load_body(), draw
     # A worker holds both ends of its queue, so it would outlive a parent that was killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The solver has the cores; what is drawn beside it may take longer.
@@ -204,6 +211,8 @@ def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str
     from PIL import Image
 
     try:
+        if row["body_sha256"] != _BODY.sha256:
+            raise ValueError(f"fitted with another body than {_BODY.name}")
         pictures = _DRAW(_BODY, row, photo)
         for view, path in paths.items():
             data = io.BytesIO()

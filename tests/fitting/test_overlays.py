@@ -14,6 +14,10 @@ from tests.random_body import random_body
 BODY = random_body(0)
 
 
+def load_body():
+    return BODY
+
+
 def draw_or_fail(body, row, photo):
     if row["image_path"] == "bad.jpg":
         raise ValueError("a photo that is gone")
@@ -23,14 +27,17 @@ def draw_or_fail(body, row, photo):
 
 
 def rows(*names):
-    made = (example_row(k, image_path=name, fit_id=f"{k:032x}") for k, name in enumerate(names))
+    made = [
+        example_row(k, image_path=name, fit_id=f"{k:032x}", body_sha256=BODY.sha256)
+        for k, name in enumerate(names)
+    ]
     return [{name: row[name] for name in OVERLAY_COLUMNS} for row in made]
 
 
 def test_many_pictures_and_one_that_fails(tmp_path, caplog):
     store = FitStore(tmp_path)
     jobs = rows(*(f"{k}.jpg" for k in range(200)), "bad.jpg")
-    with OverlayPool(store, BODY, tmp_path, 1, draw_or_fail) as pool:
+    with OverlayPool(store, load_body, tmp_path, 1, draw_or_fail) as pool:
         assert all(pool.wants(job) for job in jobs)
         taken = [pool.submit(job, wait=True) for job in jobs]
         pool.finish()
@@ -45,15 +52,24 @@ def test_many_pictures_and_one_that_fails(tmp_path, caplog):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_rows_of_another_body_are_not_drawn(tmp_path, caplog):
+    row = rows("a.jpg")[0] | {"body_sha256": "f" * 64}
+    with OverlayPool(FitStore(tmp_path), load_body, tmp_path, 1, draw_or_fail) as pool:
+        pool.submit(row, wait=True)
+        pool.finish()
+        assert pool.drawn == 0
+    assert "fitted with another body" in caplog.text
+
+
 def test_a_solver_never_waits_for_pictures(tmp_path):
-    with OverlayPool(FitStore(tmp_path), BODY, tmp_path, 1, draw_or_fail) as pool:
+    with OverlayPool(FitStore(tmp_path), load_body, tmp_path, 1, draw_or_fail) as pool:
         taken = [pool.submit(job, wait=False) for job in rows(*(f"{k}.jpg" for k in range(500)))]
     assert taken[0]
     assert not all(taken), "the queue has no end"
 
 
 def test_a_worker_that_dies_costs_pictures_only(tmp_path, caplog):
-    with OverlayPool(FitStore(tmp_path), BODY, tmp_path, 1, draw_or_fail) as pool:
+    with OverlayPool(FitStore(tmp_path), load_body, tmp_path, 1, draw_or_fail) as pool:
         pool.submit(rows("deadly.jpg")[0], wait=True)
         pool.finish()
         assert not pool.submit(rows("good.jpg")[0], wait=True)

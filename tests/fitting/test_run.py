@@ -61,6 +61,7 @@ def start(data, *flags, images=40, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -335,6 +336,18 @@ def test_a_signal_finishes_the_batch_and_writes_its_part(data, number, status):
     assert len({row["image_id"] for row in rows.values()}) == line["images"]
     assert run(data) == 0
     assert len(all_rows(data / "fits")) == 47
+
+
+def test_ctrl_c_reaches_all_processes_of_a_terminal(data):
+    # The overlay worker is just starting when the first part is there.
+    process = start(data, "--batch-size", "4", images=400, DELAY_S=0.05, PART_S=0.01)
+    deadline = time.monotonic() + 20
+    while not list((data / "fits").glob("data/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow
