@@ -53,7 +53,7 @@ def draw_missing(
             if pool.wants(row):
                 pool.submit(row, wait=True)
         else:
-            pool.finish()
+            pool.finish(should_stop)
         if pool.drawn:
             _log.info("drew %d overlays that were missing", pool.drawn)
         return pool.drawn

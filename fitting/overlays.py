@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
@@ -161,10 +162,12 @@ class OverlayPool:
             _log.warning("the process that draws overlays died; the fits go on without")
         self._broken = True
 
-    def finish(self) -> None:
-        """Wait until everything that was submitted is drawn."""
-        while self._pending:
-            self._collect(next(iter(self._pending)))
+    def finish(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Wait until everything that was submitted is drawn, or until asked to stop."""
+        while self._pending and not should_stop():
+            done, _ = wait_for(self._pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._collect(future)
 
     def __enter__(self) -> "OverlayPool":
         return self

@@ -260,6 +260,8 @@ def _fit(
                 )  # fmt: skip
             if stop.signal is None:
                 report = write_summary(store, info)
+            else:
+                outcome = "interrupted"
         finally:
             if outcome == "failed":
                 with contextlib.suppress(StoreError):  # it must not hide what went wrong
