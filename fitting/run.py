@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
     except UsageError as error:
         sys.stderr.write(f"fitting.run: {error}\n")
         return 2
-    except (StoreError, RunError) as error:
+    except (StoreError, RunError, ModuleNotFoundError) as error:
         sys.stderr.write(f"fitting.run: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -196,7 +196,11 @@ def _fit(
     from fitting.stopping import StopSignals
 
     begin = time.monotonic()
-    device, torch_version = rooms.start_torch(config.device)
+    try:
+        device, torch_version = rooms.start_torch(config.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {config.device} cannot be used: {reason}") from None
     workers = max(1, (os.cpu_count() or 2) - 1) if config.workers == "auto" else config.workers
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())

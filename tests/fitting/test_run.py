@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,15 @@ def test_bad_usage_is_exit_2(data, flags, match, capsys):
 def test_a_directory_that_is_not_there(tmp_path, capsys):
     assert run(tmp_path / "none") == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(data, capsys):
+    from fitting.rooms import start_torch
+
+    rooms = replace(fake_rooms(), start_torch=start_torch)
+    assert main([str(data), "--device", "cuda:99"], rooms) == 2
+    assert "--device cuda:99 cannot be used: " in capsys.readouterr().err
+    assert start_torch("cpu")[0] == "cpu"
 
 
 def test_unknown_flags_get_a_suggestion(data, capsys):
