@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def draw_missing(
     store: FitStore,
     run_id: str,
-    body: BodyData,
+    load_body: Callable[[], BodyData],
     dataset_root: Path,
     how_many: int | Literal["all"],
     workers: int,
@@ -33,7 +33,7 @@ def draw_missing(
     Args:
         store: Of the rows.
         run_id: The run.
-        body: Its body.
+        load_body: Loads its body, in the workers.
         dataset_root: Where the photos are.
         how_many: Persons, in the order of the store; those that the report shows come on top.
         workers: Processes that draw.
@@ -46,14 +46,14 @@ def draw_missing(
     from fitting.report import shown_fits
 
     shown = shown_fits(store, run_id)
-    with OverlayPool(store, body, dataset_root, workers, draw) as pool:
+    with OverlayPool(store, load_body, dataset_root, workers, draw) as pool:
         for row in _rows_to_draw(store, run_id, how_many, shown):
             if should_stop():
                 break
             if pool.wants(row):
                 pool.submit(row, wait=True)
         else:
-            pool.finish()
+            pool.finish(should_stop)
         if pool.drawn:
             _log.info("drew %d overlays that were missing", pool.drawn)
         return pool.drawn

@@ -244,14 +244,15 @@ class FitLoop:
                 image.rows.append(self._row(nobody, None, image))
 
     def _write(self) -> None:
-        self.writer.write(self._finished)
-        for row in self._finished:
+        rows = self._finished
+        self.writer.write(rows)
+        self._finished = []  # at once: whatever goes wrong below, they are never written twice
+        self._last_part = time.monotonic()
+        for row in rows:
             self.tally.add(row)
             may_draw = self.max_overlays is None or self._drawn < self.max_overlays
             if self.overlays is not None and row["has_fit"] and may_draw:
                 self._drawn += self.overlays.submit(row, wait=False)
-        self._finished.clear()
-        self._last_part = time.monotonic()
 
 
 def _relative(path: Path, root: Path, image_id: str) -> str:

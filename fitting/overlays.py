@@ -10,8 +10,10 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
@@ -26,17 +28,21 @@ from curation.store import FitStore
 __all__ = ["OVERLAY_COLUMNS", "VIEWS", "OverlayPool", "draw_fit"]
 
 VIEWS = ("front", "side", "top")
-OVERLAY_COLUMNS = ("fit_id", "run_id", "image_path", *PARAMETERS, "focal_px", "center_px")
+OVERLAY_COLUMNS = (
+    "fit_id", "run_id", "image_path", "body_sha256", *PARAMETERS, "focal_px", "center_px",
+    "has_bbox", "bbox_xyxy_px",
+)  # fmt: skip
 """What of a row a picture needs."""
 
 _MAX_PENDING = 64
+_MARGIN = 0.35  # round the person's box, in parts of its longer side
 _log = logging.getLogger(__name__)
 
 Draw = Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]]
 
 
 def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, np.ndarray]:
-    """Return the pictures of a row by view, (H, W, 3) uint8 RGB.
+    """Return the pictures of a row by view, (H, W, 3) uint8 RGB; the photo cut to the person.
 
     Args:
         body: The row's body.
@@ -49,8 +55,20 @@ def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, n
 
     image = read_image(photo)[0]
     vertices = posed_vertices(body, row).astype(np.float32)
-    focal_px, center_px = float(row["focal_px"]), np.asarray(row["center_px"])
-    return render_views(image, vertices, body.faces, focal_px, center_px)
+    corner = np.zeros(2)
+    if row["has_bbox"]:
+        image, corner = _around(image, np.asarray(row["bbox_xyxy_px"], np.float64))
+    center_px = np.asarray(row["center_px"], np.float64) - corner
+    return render_views(image, vertices, body.faces, float(row["focal_px"]), center_px)
+
+
+def _around(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of a photo round a box (x0 y0 x1 y1), and its corner (x, y)."""
+    height, width = image.shape[:2]
+    margin = _MARGIN * (box[2:] - box[:2]).max()
+    low = np.clip(np.floor(box[:2] - margin), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.ceil(box[2:] + margin), low + 1, (width, height)).astype(int)
+    return np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]), low
 
 
 class OverlayPool:
@@ -58,7 +76,8 @@ class OverlayPool:
 
     Args:
         store: Whose overlays.
-        body: The body of the rows.
+        load_body: Loads the body of the rows; called in the workers, so it must be importable
+            there (a module-level function, or a functools.partial of one).
         dataset_root: Where the photos are.
         workers: Processes; they start when there is something to draw.
         draw: A module-level function as draw_fit, in tests another.
@@ -67,7 +86,7 @@ class OverlayPool:
     def __init__(
         self,
         store: FitStore,
-        body: BodyData,
+        load_body: Callable[[], BodyData],
         dataset_root: Path,
         workers: int = 1,
         draw: Draw = draw_fit,
@@ -75,7 +94,7 @@ class OverlayPool:
         self._store = store
         self._root = dataset_root
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (body, draw)
+        self._arguments = (load_body, draw)
         self._workers = workers
         self._executor: ProcessPoolExecutor | None = None
         self._pending: set[Future] = set()
@@ -103,7 +122,8 @@ class OverlayPool:
         """
         while wait and len(self._pending) >= _MAX_PENDING and not self._broken:
             self._collect(next(iter(self._pending)))
-        self._pending = {future for future in self._pending if not self._done(future)}
+        for future in [future for future in self._pending if future.done()]:
+            self._collect(future)
         if self._broken or len(self._pending) >= _MAX_PENDING:
             return False
         if self._executor is None:
@@ -113,18 +133,16 @@ class OverlayPool:
         job = {name: row[name] for name in OVERLAY_COLUMNS if name in row}
         paths = {view: self._path(row, view) for view in VIEWS}
         try:
-            self._pending.add(
-                self._executor.submit(_draw, job, self._root / row["image_path"], paths)
-            )
+            # Here workers are started. They inherit the mask: a Ctrl-C is for all processes of the
+            # terminal, and must not end them before they can ignore it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            future = self._executor.submit(_draw, job, self._root / row["image_path"], paths)
         except BrokenProcessPool:
             self._give_up()
             return False
-        return True
-
-    def _done(self, future: Future) -> bool:
-        if not future.done():
-            return False
-        self._collect(future)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._pending.add(future)
         return True
 
     def _collect(self, future: Future) -> None:
@@ -144,10 +162,12 @@ class OverlayPool:
             _log.warning("the process that draws overlays died; the fits go on without")
         self._broken = True
 
-    def finish(self) -> None:
-        """Wait until everything that was submitted is drawn."""
-        while self._pending:
-            self._collect(next(iter(self._pending)))
+    def finish(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Wait until everything that was submitted is drawn, or until asked to stop."""
+        while self._pending and not should_stop():
+            done, _ = wait_for(self._pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._collect(future)
 
     def __enter__(self) -> "OverlayPool":
         return self
@@ -169,13 +189,24 @@ _BODY: BodyData
 _DRAW: Draw
 
 
-def _start(body: BodyData, draw: Draw) -> None:
+def _start(load_body: Callable[[], BodyData], draw: Draw) -> None:
     global _BODY, _DRAW
-    _BODY, _DRAW = body, draw
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # The body is loaded here, not sent: a parent that sends megabytes to a worker that dies while
+    # it starts would wait for ever.
+    logging.disable(logging.WARNING)  # the parent has said it all
+    _BODY, _DRAW = load_body(), draw
+    # A worker holds both ends of its queue, so it would outlive a parent that was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The solver has the cores; what is drawn beside it may take longer.
     with contextlib.suppress(OSError):
         os.nice(5)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:
@@ -183,6 +214,8 @@ def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str
     from PIL import Image
 
     try:
+        if row["body_sha256"] != _BODY.sha256:
+            raise ValueError(f"fitted with another body than {_BODY.name}")
         pictures = _DRAW(_BODY, row, photo)
         for view, path in paths.items():
             data = io.BytesIO()

@@ -121,7 +121,7 @@ def _histograms(numbers: RunNumbers) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def histogram_svg(values: np.ndarray, title: str, unit: str, bins: int = 24) -> str:
+def histogram_svg(values: np.ndarray, title: str, unit: str) -> str:
     """Return a histogram as an SVG element; nothing if there are no numbers.
 
     The axis ends at the 1st and 99th percentile; what lies beyond is counted in the outer bars.
@@ -130,12 +130,12 @@ def histogram_svg(values: np.ndarray, title: str, unit: str, bins: int = 24) -> 
         values: (n,) numbers, NaN ignored.
         title: Shown above.
         unit: Of the values.
-        bins: Number of bars.
     """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return ""
+    bins = int(np.clip(3 * np.sqrt(len(values)), 8, 30))
     low, high = np.percentile(values, (1, 99))
     low = 0.0 if 0 <= low < 0.5 * high else float(low)
     high = float(high) if high > low else low + 1

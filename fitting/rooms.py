@@ -26,7 +26,7 @@ class Rooms:
     Attributes:
         open_dataset: (root, kind or None) -> curation.datasets.Dataset.
         observe: (samples, *, source, workers, cache_dir) -> observations, in order.
-        load_body: (source, family, gender) -> the body.
+        load_body: (source, family, gender) -> the body; a module-level function.
         make_fitter: (body, config, device, dtype) -> the solver.
         start_torch: ("auto", "cpu", "cuda"...) -> the device's name, torch's version.
         seed: Seeds every random generator.

@@ -7,6 +7,7 @@ report to ``lsp/fits/report.html``. Run it again and it goes on where it stopped
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
     except UsageError as error:
         sys.stderr.write(f"fitting.run: {error}\n")
         return 2
-    except (StoreError, RunError) as error:
+    except (StoreError, RunError, ModuleNotFoundError) as error:
         sys.stderr.write(f"fitting.run: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -143,7 +144,8 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
         dataset = rooms.open_dataset(
             config.data, None if config.dataset == "auto" else config.dataset
         )
-        body = rooms.load_body(config.body, "smplx", config.gender)
+        load_body = functools.partial(rooms.load_body, config.body, "smplx", config.gender)
+        body = load_body()
     except (ValueError, FileNotFoundError) as error:  # DatasetError is a ValueError
         raise UsageError(str(error)) from None
 
@@ -169,13 +171,14 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
         num_betas=body.num_betas,
         num_expression=body.num_expression,
     )
-    return _fit(config, rooms, dataset, body, store, info, shard)
+    return _fit(config, rooms, dataset, load_body, body, store, info, shard)
 
 
 def _fit(
     config: RunConfig,
     rooms: "Rooms",
     dataset: Any,
+    load_body: "Callable[[], BodyData]",
     body: "BodyData",
     store: "FitStore",
     info: "RunInfo",
@@ -193,7 +196,11 @@ def _fit(
     from fitting.stopping import StopSignals
 
     begin = time.monotonic()
-    device, torch_version = rooms.start_torch(config.device)
+    try:
+        device, torch_version = rooms.start_torch(config.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {config.device} cannot be used: {reason}") from None
     workers = max(1, (os.cpu_count() or 2) - 1) if config.workers == "auto" else config.workers
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
@@ -244,7 +251,7 @@ def _fit(
                 loop.progress = inner.enter_context(Progress(count))
                 if config.overlays != "none":
                     loop.overlays = inner.enter_context(
-                        OverlayPool(store, body, config.data, 1, rooms.draw)
+                        OverlayPool(store, load_body, config.data, 1, rooms.draw)
                     )
                     loop.max_overlays = None if config.overlays == "all" else config.overlays
                 loop.run(islice(dataset.iter_samples(), config.limit))
@@ -252,11 +259,13 @@ def _fit(
             writer.finish(outcome, loop.tally.counts())
             if stop.signal is None and config.overlays != "none":
                 draw_missing(
-                    store, info.run_id, body, config.data, config.overlays, workers, rooms.draw,
-                    should_stop=lambda: stop.signal is not None,
+                    store, info.run_id, load_body, config.data, config.overlays, workers,
+                    rooms.draw, should_stop=lambda: stop.signal is not None,
                 )  # fmt: skip
             if stop.signal is None:
                 report = write_summary(store, info)
+            else:
+                outcome = "interrupted"
         finally:
             if outcome == "failed":
                 with contextlib.suppress(StoreError):  # it must not hide what went wrong

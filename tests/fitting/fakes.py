@@ -120,11 +120,15 @@ def fake_draw(body, row, photo):
     return {view: np.full((60, 80, 3), shade, np.uint8) for view in ("front", "side", "top")}
 
 
+def fake_body(source, family, gender):
+    return random_body(3)
+
+
 def fake_rooms(delay_s=0.0, fails=(), batches=None, part_s=10.0, observe=fake_observe):
     return Rooms(
         open_dataset=open_fake,
         observe=observe,
-        load_body=lambda source, family, gender: random_body(3),
+        load_body=fake_body,
         make_fitter=lambda body, config, device, dtype: FakeFitter(body, delay_s, fails, batches),
         start_torch=lambda wanted: ("cpu", "0"),
         seed=random.seed,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def start(data, *flags, images=40, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -286,6 +288,15 @@ def test_a_directory_that_is_not_there(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there(data, capsys):
+    from fitting.rooms import start_torch
+
+    rooms = replace(fake_rooms(), start_torch=start_torch)
+    assert main([str(data), "--device", "cuda:99"], rooms) == 2
+    assert "--device cuda:99 cannot be used: " in capsys.readouterr().err
+    assert start_torch("cpu")[0] == "cpu"
+
+
 def test_unknown_flags_get_a_suggestion(data, capsys):
     with pytest.raises(SystemExit) as error:
         run(data, "--bach-size", "3")
@@ -337,6 +348,18 @@ def test_a_signal_finishes_the_batch_and_writes_its_part(data, number, status):
     assert len(all_rows(data / "fits")) == 47
 
 
+def test_ctrl_c_reaches_all_processes_of_a_terminal(data):
+    # The overlay worker is just starting when the first part is there.
+    process = start(data, "--batch-size", "4", images=400, DELAY_S=0.05, PART_S=0.01)
+    deadline = time.monotonic() + 20
+    while not list((data / "fits").glob("data/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_the_rows_are_those_of_an_undisturbed_run(data, tmp_path):
     rng = np.random.default_rng(7)
@@ -361,6 +384,27 @@ def test_killed_twenty_times_the_rows_are_those_of_an_undisturbed_run(data, tmp_
     assert_same_rows(all_rows(data / "fits"), all_rows(tmp_path / "calm"))
     assert not list(data.rglob("*.tmp"))
     assert not list(data.rglob("*.unreadable"))
+
+
+def test_a_killed_run_leaves_no_process_behind(data):
+    process = start(data, "--batch-size", "4", images=400, DELAY_S=0.1, PART_S=0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    workers = []
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.05)
+        workers = [
+            Path(f"/proc/{pid}")
+            for pid in children.read_text().split()
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+    assert workers
+    time.sleep(1.0)  # it may still be starting
+    process.kill()
+    process.communicate()
+    while any(path.exists() for path in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(path.exists() for path in workers)
 
 
 # --- pictures and report -------------------------------------------------------------------------
