@@ -62,7 +62,7 @@ def build_all(
     }  # fmt: skip
     log("meshes built")
     shapes = {g: shape_basis(source, p, meshes["smplx"].sampling) for g, p in people.items()}
-    expression = expression_basis(source, meshes["smplx"].sampling)
+    expression = expression_basis(source)
     points = people["neutral"].points
     skin, eyes = _skin_and_eyes(source)
     defined = define_joints(

@@ -31,6 +31,8 @@ _BODY_CHANGES = {
     "buttocks-volume-incr": 0.35, "stomach-tone-incr": 0.35, "breast-volume-vert-up": 0.2,
     "stomach-pregnant-incr": 0.1,
 }  # fmt: skip
+# Anny's mean hips are wide for their mass.
+_MEANS = {"measure-hips-circ-incr": -0.35}
 _HEAD_CHANGES = {
     "head-scale-vert-incr": 0.3, "head-scale-horiz-incr": 0.3, "head-scale-depth-incr": 0.3,
     "head-fat-incr": 0.3, "chin-width-incr": 0.3, "chin-height-incr": 0.3,
@@ -120,18 +122,11 @@ def sample_population(source: Source, gender: Gender, size: int, seed: int) -> P
     return Population(points, female, stature, bmi, mass)
 
 
-def neutral_face_sliders() -> dict[str, np.ndarray]:
-    """Return the sliders of the mean adult, for what is made on one body only."""
-    third = np.array([1 / 3])
-    return {"gender": np.array([0.5]), "age": np.array([0.7]), "african": third, "asian": third,
-            "caucasian": third}  # fmt: skip
-
-
 def _local_changes(source: Source, normal) -> np.ndarray:
     """Return the (S, L) local changes, left and right tied."""
     columns: dict[str, np.ndarray] = {}
     for name, sd in {**_BODY_CHANGES, **_HEAD_CHANGES}.items():
-        columns[name] = normal(sd)[:, 0]
+        columns[name] = _MEANS.get(name, 0.0) + normal(sd)[:, 0]
     for name, sd in _PAIRED_CHANGES.items():
         columns[f"l-{name}"] = columns[f"r-{name}"] = normal(sd)[:, 0]
     return np.stack([columns[name] for name in source.local_changes], 1)
@@ -170,6 +165,7 @@ def _solve_sliders(source, sliders, local, stature, bmi) -> tuple[np.ndarray, np
     jacobian = np.stack(
         [(measure(x + step) - value) / step.max() for step in np.diag([0.05, 0.1])], -1
     )
+    first = np.linalg.det(jacobian)
     for _ in range(7):
         step = np.linalg.solve(jacobian, (wanted - value)[..., None])[..., 0]
         step = np.clip(x + np.clip(step, [-0.2, -0.4], [0.2, 0.4]), low, high) - x
@@ -177,7 +173,10 @@ def _solve_sliders(source, sliders, local, stature, bmi) -> tuple[np.ndarray, np
         new = measure(x)
         surprise = new - value - np.einsum("sij,sj->si", jacobian, step)
         length = np.maximum((step**2).sum(-1), 1e-12)
-        jacobian = jacobian + surprise[:, :, None] * step[:, None] / length[:, None, None]
+        update = jacobian + surprise[:, :, None] * step[:, None] / length[:, None, None]
+        # A step cut at a slider's end says little; keep the slopes that stay near the first ones.
+        ratio = np.linalg.det(update) / first
+        jacobian = np.where(((ratio > 0.3) & (ratio < 3))[:, None, None], update, jacobian)
         value = new
     return x[:, 0], x[:, 1]
 
