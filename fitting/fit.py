@@ -78,7 +78,8 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        dtype: ``float32`` or ``float64``.
+        dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in float32
+            rounding, which differs with the batch, may choose another of two nearly equal answers.
 
     Raises:
         ValueError: If the body is of another family.
@@ -89,7 +90,7 @@ class Fitter:
         body: BodyData,
         config: FitConfig | None = None,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "float64",
     ):
         self.body = body
         self.config = config or FitConfig()

@@ -38,9 +38,7 @@ def made_keypoints(count: int, seed: int = 0) -> np.ndarray:
     full = torch.zeros(count, 55, 3, dtype=torch.float64)
     full[:, 1:22] = torch.as_tensor(poses["body_pose"][pick]).double()
     zero = np.zeros(count)
-    heading = torch.as_tensor(
-        np.stack([zero, rng.uniform(-math.pi, math.pi, count), zero], 1)
-    )
+    heading = torch.as_tensor(np.stack([zero, rng.uniform(-math.pi, math.pi, count), zero], 1))
     upright = torch.tensor([math.pi, 0, 0], dtype=torch.float64)
     tilt = torch.as_tensor(poses["global_orient"][pick]).double()
     root = rotvec_to_rotmat(upright) @ rotvec_to_rotmat(heading) @ rotvec_to_rotmat(tilt)
