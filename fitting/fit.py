@@ -147,7 +147,8 @@ class Fitter:
         points = np.asarray(target.keypoints_2d)
         if points.shape != (len(FIT_KEYPOINTS), 3):
             raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got {points.shape}"
+                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
+                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
             )
         if not (np.isfinite(target.focal_px) and target.focal_px > 0):
             return f"the focal length is {target.focal_px} px; it must be positive"
@@ -161,7 +162,10 @@ class Fitter:
             and point[2] >= self.config.min_confidence
         ]
         if len(used) < self.config.min_points:
-            return f"{len(used)} points of the body are seen, at least {self.config.min_points} are needed"
+            return (
+                f"{len(used)} points of the body are seen, "
+                f"at least {self.config.min_points} are needed"
+            )
         spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
@@ -258,7 +262,7 @@ class Fitter:
 
     def _distinct(self, found: _Candidates, count: int) -> Tensor:
         """(B, count) the best, then those that face another way, then the rest; each by energy."""
-        best, which = found.best()
+        best, _ = found.best()
         same = self._turns(found, best.x[:, 0]) < _SAME_HEADING
         order = found.energy.argsort(dim=1, stable=True)
         # a stable sort by class keeps the order by energy within each class
@@ -267,7 +271,7 @@ class Fitter:
         return order.gather(1, rank.argsort(dim=1, stable=True))[:, :count]
 
     def _margin(self, kept: _Candidates) -> Tensor:
-        """(B,) how much worse the best candidate that faces another way is, in parts of the best."""
+        """(B,) how much worse the best that faces another way is, in parts of the best."""
         best, _ = kept.best()
         other = torch.where(self._turns(kept, best.x[:, 0]) < _SAME_HEADING, torch.nan, kept.energy)
         other = torch.nan_to_num(other, nan=torch.inf).amin(1)

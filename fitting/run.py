@@ -59,7 +59,7 @@ class RunConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     dtype: Literal["float32", "float64"] = "float64"
-    """Of the solver. float32 is faster; rounding may then end one person in 20 up to 0.05 rad off."""
+    """Of the solver. float32 is faster; rounding may then put 1 person in 20 up to 0.05 rad off."""
     batch_size: int | Literal["auto"] = "auto"
     """Persons solved together."""
     workers: int | Literal["auto"] = "auto"
