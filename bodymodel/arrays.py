@@ -6,6 +6,7 @@ was expected and what was found, because the usual cause is the wrong file.
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -228,7 +229,7 @@ def _hands(check: _Checker, family: Family, source: str) -> tuple[np.ndarray, np
     components = np.zeros((2, _HAND, _HAND), np.float32)
     means = np.zeros((2, _HAND), np.float32)
     if family == "mano":
-        side = 0 if "left" in source.lower() else 1
+        side = 0 if "left" in Path(source).name.lower() else 1  # nothing inside the file says
         keys = [(side, "hands_components", "hands_mean")]
     else:
         keys = [(k, f"hands_components{side}", f"hands_mean{side}") for k, side in enumerate("lr")]

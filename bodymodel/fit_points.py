@@ -22,13 +22,15 @@ _TOP_VERTICES = 5  # the top of the head is their mean: one vertex alone is a ma
 
 @dataclass(frozen=True, eq=False)
 class FitPoints:
-    """The points of FIT_KEYPOINTS on one body: ``joint_weights @ joints + vertex_weights @ vertices[vertex_ids]``.
+    """The points of FIT_KEYPOINTS on one body, as sums of joints and vertices.
+
+    They are ``joint_weights @ joints + vertex_weights @ vertices[vertex_ids]``.
 
     Attributes:
         joint_weights: (145, J) float64.
         vertex_ids: (n,) int64, the vertices that any point needs.
-        vertex_weights: (145, n) float64. Rows of both are zero for the 17 points of the jaw line, which
-            have no fixed place on the body.
+        vertex_weights: (145, n) float64. Rows of both are zero for the 17 points of the jaw line,
+            which have no fixed place on the body.
     """
 
     joint_weights: np.ndarray

@@ -43,7 +43,8 @@ class SlicedBody:
         pair_point: (N,), pair_bone: (N,), pair_mass: (N,).
         pair_rest: (N, 3), pair_dirs: (S, N * 3): the moments Y and how shape changes them.
         correctives: (A * 9, N * 3): how R - I of each joint changes the moments.
-        block_pair, block_joint, block: (M,), (M,), (M, 3, 9): the same matrix, its non-zero blocks only.
+        block_pair, block_joint, block: (M,), (M,), (M, 3, 9): the same matrix, its non-zero
+            blocks only.
         lever_point, lever_joint: (L,): the joints that move each point.
         lever_pairs: (L, K) pairs below each lever's joint, N where there are fewer.
         lever_mass: (L,) their mass.
@@ -76,6 +77,7 @@ class SlicedBody:
 
     @property
     def num_shape(self) -> int:
+        """S, the number of shape and expression components."""
         return self.joints_dirs.shape[0]
 
 
@@ -246,7 +248,8 @@ def sliced_forward(
 
     Args:
         sliced: The reduced body.
-        full_pose: (B, 55, 3) axis-angle of all joints of the model, SMPL-X order, hand means included.
+        full_pose: (B, 55, 3) axis-angle of all joints of the model, SMPL-X order, hand means
+            included.
         shape: (B, S) betas and expression, one after the other.
         transl: (B, 3) metres.
     """
@@ -283,14 +286,14 @@ def sliced_jacobian(
     Args:
         sliced: The reduced body.
         state: Of :func:`sliced_forward`.
-        rows: (B, P, R, 3), the R directions in which each point is looked at: the projection's derivative
-            for pixels, the identity for the points themselves.
+        rows: (B, P, R, 3), the R directions in which each point is looked at: the projection's
+            derivative for pixels, the identity for the points themselves.
         root_on_manifold: If true the root's columns are for a small rotation applied on the left,
             ``exp(d) R``; else for its axis-angle.
 
     Returns:
-        pose: (B, P R, C, 3) by axis-angle of the model's first C joints, C = ``sliced.num_columns``; zero for
-            joints that move none of the points.
+        pose: (B, P R, C, 3) by axis-angle of the model's first C joints, C =
+            ``sliced.num_columns``; zero for joints that move none of the points.
         shape: (B, P R, S).
         transl: (B, P R, 3).
     """

@@ -107,13 +107,13 @@ def dress(body: BodyData, outfit: Outfit, rng: np.random.Generator) -> np.ndarra
     colors = np.empty((len(rest), 3), np.float32)
     colors[:] = outfit.skin
 
-    trunk = np.isin(owner, ("spine1", "spine2", "spine3", "left_collar", "right_collar"))
+    trunk = np.isin(owner, ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"))
     legs = np.isin(
         owner, ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle")
     )
     waist = 0.65 * joint_at["pelvis"][1] + 0.35 * joint_at["spine1"][1]
     shirt = trunk & (rest[:, 1] >= waist)
-    trousers = (owner == "pelvis") | (trunk & ~shirt)
+    trousers = trunk & ~shirt
     for side in ("left", "right"):
         arm = np.isin(owner, (f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist"))
         shirt |= arm & (_along(rest, joint_at, side, _ARM) < outfit.sleeve)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,12 @@ def _cache_path(job: DetectJob, sha256: str) -> Path | None:
 def _load(entry: Path, job: DetectJob) -> tuple[Detection | None, ...] | None:
     """Return a cached result; None if there is none or it is damaged."""
     try:
-        with np.load(io.BytesIO(entry.read_bytes()), allow_pickle=False) as arrays:
+        data = io.BytesIO(entry.read_bytes())
+        with zipfile.ZipFile(data) as archive:
+            if archive.testzip() is not None:  # numpy does not look at the checksums
+                return None
+        data.seek(0)
+        with np.load(data, allow_pickle=False) as arrays:
             if int(arrays["format"]) != _CACHE_FORMAT:
                 return None
             found, points, world = arrays["found"], arrays["points"], arrays["world"]

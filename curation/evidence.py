@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
+from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import keypoint_part
 from curation.holistic import CONVENTION, Detection
-from curation.people import as_fit, body_gap, person_size
+from curation.people import as_fit, body_gap, known_names, person_size
 from curation.samples import KeypointSource, LabelledPerson
 
 __all__ = ["Evidence", "add_detection", "from_detection", "from_labels", "is_complete"]
@@ -74,7 +74,10 @@ class Evidence:
 def from_labels(
     person: LabelledPerson, sources: frozenset[KeypointSource] | None = None
 ) -> Evidence:
-    """Merge the point sets of a labelled person; of two that have a point, the first gives it.
+    """Merge the point sets of a labelled person, the first source first.
+
+    A later source gives the points whose names no earlier source has; within one source (body and
+    hands of OpenPose share the wrists) it is enough that the point was not seen.
 
     Args:
         person: With any number of point sets.
@@ -82,22 +85,25 @@ def from_labels(
     """
     points = np.zeros((len(FIT_KEYPOINTS), 3), np.float32)
     source = np.zeros(len(FIT_KEYPOINTS), np.int8)
-    known = np.zeros(len(FIT_KEYPOINTS), bool)
+    known: dict[KeypointSource, np.ndarray] = {}
     for kind, keypoints in person.keypoints:
         if sources is not None and kind not in sources:
             continue
-        new, mask = _to_fit(keypoints.points, keypoints.convention)
+        new = as_fit(keypoints.points, keypoints.convention)
         take = (points[:, 2] == 0) & (new[:, 2] > 0)
+        for other, names in known.items():
+            if other != kind:
+                take &= ~names
         points[take], source[take] = new[take], kind
-        known |= mask
-    return Evidence(points, source, known)
+        known[kind] = known.get(kind, False) | known_names(keypoints.convention)
+    return Evidence(points, source, np.any([*known.values(), np.zeros(len(source), bool)], axis=0))
 
 
 def from_detection(detection: Detection) -> Evidence:
     """Return everything that the detector saw."""
-    points, mask = _to_fit(detection.keypoints.points, CONVENTION)
+    points = as_fit(detection.keypoints.points, CONVENTION)
     source = np.where(points[:, 2] > 0, KeypointSource.MEDIAPIPE, KeypointSource.NONE)
-    return Evidence(points, source.astype(np.int8), mask)
+    return Evidence(points, source.astype(np.int8), known_names(CONVENTION))
 
 
 def is_complete(labels: Evidence) -> bool:
@@ -146,9 +152,3 @@ def _root(group: str, points: np.ndarray) -> np.ndarray | None:
     if name is None or points[_INDEX[name], 2] <= 0:
         return None
     return points[_INDEX[name], :2]
-
-
-def _to_fit(points: np.ndarray, convention: str) -> tuple[np.ndarray, np.ndarray]:
-    names = set(CONVENTIONS[convention])
-    mask = np.array([name in names for name in FIT_KEYPOINTS])
-    return as_fit(points, convention), mask

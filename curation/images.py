@@ -291,14 +291,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale grey values of unknown range: 16 bits by 257, floats in 0..1 by 255, else min-max."""
-    is_16_bits = values.dtype.itemsize == 2
+    """Scale grey values to 0..255.
+
+    Whole numbers by the depth of the sensor that fits them (8, 10, 12, 14 or 16 bits, often stored
+    in 16), floats in 0..1 by 255, anything else from its least to its greatest value.
+    """
+    is_float = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = values.min(), values.max()
-    if is_16_bits or (low >= 0 and 255 < high <= 65535):
-        values = values / 257
-    elif low >= 0 and high <= 1:
+    if is_float and low >= 0 and high <= 1:
         values = values * 255
-    elif low < 0 or high > 255:
+    elif low >= 0 and high < 1 << 16:
+        depth = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
+        values = values * (255 / ((1 << depth) - 1))
+    else:
         values = (values - low) / max(high - low, 1e-12) * 255
     return np.rint(values).astype(np.uint8)

@@ -158,7 +158,7 @@ def _query(person: LabelledPerson, evidence: Evidence) -> PersonQuery | None:
 
     Keypoints end before the person does (ankles, wrists), and MediaPipe wants some room around
     people: of LSPET's first 40 photos it finds the right person in 24 with 1.25 times the
-    keypoints' box, in 32 with 1.5 times, in 32 (others) with 2 times.
+    keypoints' box, in 32 with 1.5 times, and in 32, not all the same, with 2 times.
     """
     boxes = []
     if person.bbox_xyxy_px is not None:

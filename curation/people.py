@@ -1,10 +1,12 @@
 """How far two sets of points agree that they are the same person. Torch-free."""
 
+from functools import cache
+
 import numpy as np
 
-from bodymodel.keypoints import FIT_KEYPOINTS, LOOSE_POINTS, convert_keypoints
+from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 
-__all__ = ["LIMBS", "body_gap", "keypoint_box", "person_size"]
+__all__ = ["LIMBS", "as_fit", "body_gap", "keypoint_box", "known_names", "person_size"]
 
 _LIMB_NAMES = tuple(
     f"{side}_{joint}"
@@ -58,5 +60,32 @@ def body_gap(points: np.ndarray, other: np.ndarray) -> float:
 
 
 def as_fit(points: np.ndarray, convention: str) -> np.ndarray:
-    """Return points of a convention as (145, 3) ``fit`` points."""
-    return convert_keypoints(points, convention, "fit")[0]
+    """Return (K, 3) points of a convention as (145, 3) ``fit`` points.
+
+    The same as ``convert_keypoints``, a hundred times faster for one person: thousands of rows
+    pass here.
+    """
+    first, second = _places(convention)
+    padded = np.concatenate([points, np.zeros((1, 3), points.dtype)])
+    one, other = padded[first], padded[second]
+    return np.where((other[:, 2] > one[:, 2])[:, None], other, one)
+
+
+def known_names(convention: str) -> np.ndarray:
+    """Return the (145,) mask of the ``fit`` names that a convention has."""
+    return _places(convention)[0] < len(CONVENTIONS[convention])
+
+
+@cache
+def _places(convention: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each ``fit`` name is in a convention, and where again; K where it is not.
+
+    A name is there twice at most: a wrist of the body and the root of a hand.
+    """
+    names = CONVENTIONS[convention]
+    places = [[i for i, n in enumerate(names) if n == name] for name in FIT_KEYPOINTS]
+    assert max(map(len, places)) <= 2
+    absent = len(names)
+    first = np.array([p[0] if p else absent for p in places])
+    second = np.array([p[1] if len(p) == 2 else absent for p in places])
+    return first, second

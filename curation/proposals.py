@@ -14,27 +14,52 @@ __all__ = ["body_boxes_of_face", "find_everyone", "is_head_of"]
 MIN_FACE_PX = 10.0
 MIN_VISIBILITY = 0.3
 DUPLICATE_GAP = 0.1
-_TILE_SHARE = 0.6  # of the image's side: four tiles that overlap by a fifth
+CLOSER = 1.4  # times the box of the points seen
+_LIMBS, _FACE = slice(11, 29), slice(75, 543)  # of the 543 points
+TILE_OVERLAP = 0.25
+MIN_TILED_PX = 100
+SMALL_SHARE = 0.4  # of the photo's shorter side
 
 
 def find_everyone(detector: HolisticDetector, rgb: np.ndarray) -> list[Detection]:
     """Return the people in a photo, the largest first.
 
-    The costs beyond one Holistic run: one face detection; only if that sees a face that is not the
-    found person's, four more on quarters of the photo, and up to three Holistic runs per face.
+    A photo of one person costs one Holistic run and one face detection. More faces are looked for
+    on tiles of the photo only if something says that there may be more people: nobody was found,
+    the person found is small, or there is a face that is not theirs. Each face that is nobody's
+    then costs up to three Holistic runs.
     """
     main = detector.person(rgb)
     people = [] if main is None else [main]
     faces = detector.faces(rgb)
-    if any(_is_unclaimed(face, people) for face in faces):
-        faces = _distinct(np.concatenate([faces, *(detector.faces(rgb, t) for t in _tiles(rgb))]))
-        for face in faces:
-            if _is_unclaimed(face, people):
-                person = _person_of_face(detector, rgb, face)
-                if person is not None and not any(_is_same(person, p) for p in people):
-                    people.append(person)
+    is_unclear = main is None or any(_is_unclaimed(face, people) for face in faces)
+    if is_unclear or _is_small(main, rgb):
+        faces = _faces_on_tiles(detector, rgb, faces, 2)
+        if len(faces) >= 3 or (main is None and len(faces) < 2):
+            faces = _faces_on_tiles(detector, rgb, faces, 4)
+        if main is not None:  # among others, or far away, a closer look is a better one
+            people = [_closer(detector, rgb, main)]
+    for face in faces:
+        if _is_unclaimed(face, people):
+            person = _person_of_face(detector, rgb, face)
+            if person is not None and not any(_is_same(person, p) for p in people):
+                people.append(person)
     # Sorted by what was found, not by the order of finding, so that indices mean something.
     return sorted(people, key=_sort_key)
+
+
+def _is_small(person: Detection, rgb: np.ndarray) -> bool:
+    x0, y0, x1, y1 = keypoint_box(_seen(person))
+    return bool(max(x1 - x0, y1 - y0) < SMALL_SHARE * min(rgb.shape[:2]))
+
+
+def _faces_on_tiles(
+    detector: HolisticDetector, rgb: np.ndarray, faces: np.ndarray, count: int
+) -> np.ndarray:
+    """Add the faces on count x count tiles of a photo; the detector sees 192 x 192 pixels."""
+    if min(rgb.shape[:2]) < MIN_TILED_PX * count:
+        return faces
+    return _distinct(np.concatenate([faces, *(detector.faces(rgb, t) for t in _tiles(rgb, count))]))
 
 
 def _sort_key(person: Detection) -> tuple[float, float]:
@@ -49,16 +74,21 @@ def _person_of_face(
     """Look for the body of a face: in a box, then again in a box about what was found there."""
     for box in body_boxes_of_face(face):
         found = detector.person(rgb, box)
-        if found is None or not is_head_of(face, found) or not _is_visible(found):
+        if found is None or not _is_body_of(face, found):
             continue
         # The first box may have cut limbs off; the second is made for this person.
-        extent = keypoint_box(_seen(found))
-        if np.isfinite(extent).all():
-            again = detector.person(rgb, enlarged(extent, 1.4))
-            if again is not None and is_head_of(face, again) and _is_visible(again):
-                return again
-        return found
+        again = _closer(detector, rgb, found)
+        return again if _is_body_of(face, again) else found
     return None
+
+
+def _closer(detector: HolisticDetector, rgb: np.ndarray, person: Detection) -> Detection:
+    """Look again in a box about a person; what was known if somebody else is seen there."""
+    extent = keypoint_box(_seen(person))
+    if not np.isfinite(extent).all():
+        return person
+    again = detector.person(rgb, enlarged(extent, CLOSER))
+    return person if again is None or not _is_same(person, again) else again
 
 
 def body_boxes_of_face(face: np.ndarray) -> np.ndarray:
@@ -106,8 +136,11 @@ def _is_unclaimed(face: np.ndarray, people: list[Detection]) -> bool:
     return bool(large) and not any(is_head_of(face, person) for person in people)
 
 
-def _is_visible(person: Detection) -> bool:
-    return bool(person.keypoints.points[11:29, 2].mean() >= MIN_VISIBILITY)
+def _is_body_of(face: np.ndarray, person: Detection) -> bool:
+    """Whether a face leads to this person. A face that Holistic cannot see as well is none."""
+    points = person.keypoints.points
+    has_limbs = points[_LIMBS, 2].mean() >= MIN_VISIBILITY
+    return bool(has_limbs and points[_FACE, 2].any() and is_head_of(face, person))
 
 
 def _is_same(a: Detection, b: Detection) -> bool:
@@ -115,11 +148,12 @@ def _is_same(a: Detection, b: Detection) -> bool:
     return body_gap(one, two) < DUPLICATE_GAP
 
 
-def _tiles(rgb: np.ndarray) -> list[np.ndarray]:
+def _tiles(rgb: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut a photo into count x count boxes that overlap by a quarter, so as to cut no face."""
     height, width = rgb.shape[:2]
-    w, h = width * _TILE_SHARE, height * _TILE_SHARE
-    corners = [(x, y) for y in (0, height - h) for x in (0, width - w)]
-    return [np.array([x, y, x + w, y + h], np.float32) for x, y in corners]
+    w, h = (side / (count - (count - 1) * TILE_OVERLAP) for side in (width, height))
+    xs, ys = (np.linspace(0, side - tile, count) for side, tile in ((width, w), (height, h)))
+    return [np.array([x, y, x + w, y + h], np.float32) for y in ys for x in xs]
 
 
 def _distinct(faces: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def _tilt(global_orient: np.ndarray) -> np.ndarray:
 def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     """Return (F, 3) degrees: how far pelvis to neck leans forward, to the left, and in all.
 
-    Zero is the T-pose, whose neck is itself 5 degrees behind the pelvis. The vertical is +y, and
+    Zero is the T-pose, whatever the direction from pelvis to neck in it. The vertical is +y, and
     forward and left are the pelvis's, turned into the horizontal.
 
     Args:
@@ -64,7 +64,7 @@ def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     from scipy.spatial.transform import Rotation
 
     from bodymodel.spec import BODY_JOINTS
-    from fitting.mocap import REST_JOINTS, forward_kinematics
+    from fitting.skeleton import REST_JOINTS, forward_kinematics
 
     neck = BODY_JOINTS.index("neck")
     rest = REST_JOINTS[neck] - REST_JOINTS[0]
@@ -87,7 +87,7 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
-    from fitting.mocap import forward_kinematics
+    from fitting.skeleton import forward_kinematics
 
     joints = forward_kinematics(_tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)

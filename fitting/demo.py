@@ -109,7 +109,9 @@ def make_demo(config: DemoConfig, body: BodyData | None = None) -> bool:
     for stale in (root / "images").glob("im[0-9]*.jpg"):
         stale.unlink()
     photos = []
-    for number, scene in enumerate(tqdm(scenes, desc="rendering", unit="photo"), start=1):
+    for number, scene in enumerate(
+        tqdm(scenes, desc="rendering", unit="photo", disable=None), start=1
+    ):
         photo = _make_photo(model, scene, np.random.default_rng((config.seed, number)))
         _save_jpeg(root / "images" / f"im{number:04d}.jpg", photo.image)
         photos.append(photo)
@@ -181,7 +183,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
         return out.vertices.numpy(), out.keypoints.numpy()
 
     vertices, keypoints = posed()
-    fill = rng.uniform(0.72, 0.86)
+    fill = rng.uniform(0.78, 0.88)
     offset = rng.uniform(-1, 1, 2)
     transl = _frame(vertices, focal, width, height, fill, offset)
     params.transl.copy_(torch.as_tensor(transl, dtype=params.transl.dtype))

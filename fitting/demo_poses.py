@@ -1,8 +1,12 @@
 """Hand-made poses for rendered people: joint to axis-angle in degrees. Torch-free.
 
 SMPL-X's axes: x to the person's left, y up, z ahead, from the T-pose. For the person's left side:
-shoulder z < 0 lowers the arm and y < 0 brings it forward, elbow y < 0 bends it; hip x < 0 lifts the
-thigh ahead, z > 0 spreads it; knee x > 0 bends it. The right side has y and z of the other sign.
+shoulder z < 0 lowers the arm, y < 0 brings it forward, x turns it about its own axis; elbow y < 0
+bends it; hip x < 0 lifts the thigh ahead, z > 0 spreads it; knee x > 0 bends it. The right side has
+y and z of the other sign.
+
+Hand-made, and not taken from motion capture, because the pose prior is made from that: the truth
+that fits are held to should not come from where their prior comes from.
 """
 
 from typing import NamedTuple
@@ -49,16 +53,16 @@ POSES: tuple[Pose, ...] = (
     Pose(
         "wave",
         {
-            **_ARMS_DOWN, "right_collar": (0, 0, -10), "right_shoulder": (0, 12, -22),
-            "right_elbow": (0, 30, -78), "head": (0, -10, 6),
+            **_ARMS_DOWN, "right_collar": (0, 0, -5), "right_shoulder": (-82, 10, 8),
+            "right_elbow": (0, 72, 0), "head": (0, -10, 6),
         },
         -0.3,
     ),
     Pose(
         "both hands up",
         {
-            "left_collar": (0, 0, 12), "right_collar": (0, 0, -12), "left_shoulder": (0, -10, 38),
-            "right_shoulder": (0, 10, -30), "left_elbow": (0, -12, 22), "right_elbow": (0, 14, -30),
+            "left_collar": (0, 0, 12), "right_collar": (0, 0, -12), "left_shoulder": (-69, -30, 36),
+            "right_shoulder": (-60, 26, -32), "left_elbow": (0, -29, 0), "right_elbow": (0, 36, 0),
             "spine2": (-6, 0, 0), "head": (-12, 0, 0), "left_hip": (0, 0, 8),
             "right_hip": (0, 0, -8),
         },
@@ -67,8 +71,8 @@ POSES: tuple[Pose, ...] = (
     Pose(
         "hands on the hips",
         {
-            "left_shoulder": (10, 22, -52), "right_shoulder": (10, -22, 52),
-            "left_elbow": (0, -70, -52), "right_elbow": (0, 70, 52),
+            "left_shoulder": (75, -4, -47), "right_shoulder": (75, 4, 47),
+            "left_elbow": (0, -103, 0), "right_elbow": (0, 103, 0),
             "left_hip": (0, 0, 9), "right_hip": (0, 0, -9), "neck": (0, 15, 0),
         },
         0.3,
@@ -107,7 +111,7 @@ POSES: tuple[Pose, ...] = (
         "reach up",
         {
             **_ARMS_DOWN, "left_collar": (0, 0, 18), "left_shoulder": (0, -16, 58),
-            "left_elbow": (0, -14, 8), "spine2": (0, 0, -7), "spine3": (-6, 0, -5),
+            "left_elbow": (0, -14, 0), "spine2": (0, 0, -7), "spine3": (-6, 0, -5),
             "head": (-18, 10, 0), "right_hip": (4, 0, -3), "left_hip": (0, 0, 2),
             "left_ankle": (12, 0, 0), "right_ankle": (12, 0, 0),
         },
@@ -125,8 +129,8 @@ POSES: tuple[Pose, ...] = (
         {
             "left_hip": (-82, 0, 9), "right_hip": (-84, 0, -9), "left_knee": (84, 0, 0),
             "right_knee": (80, 0, 0), "spine1": (6, 0, 0), "spine2": (4, 0, 0),
-            "left_shoulder": (0, -30, -58), "right_shoulder": (0, 30, 58),
-            "left_elbow": (0, -46, 0), "right_elbow": (0, 50, 0),
+            "left_shoulder": (0, -29, -72), "right_shoulder": (0, 28, 70),
+            "left_elbow": (0, -62, 0), "right_elbow": (0, 66, 0),
         },
         0.1,
     ),
@@ -135,8 +139,8 @@ POSES: tuple[Pose, ...] = (
         {
             "left_hip": (-86, 0, 14), "right_hip": (-80, 0, -6), "left_knee": (76, 0, 0),
             "right_knee": (92, 0, 0), "spine1": (10, 6, 0), "spine3": (4, 6, 0),
-            "left_shoulder": (0, -32, -56), "right_shoulder": (0, 40, 40),
-            "left_elbow": (0, -56, 0), "right_elbow": (0, 78, -20), "neck": (0, -10, 0),
+            "left_shoulder": (0, -22, -72), "right_shoulder": (0, 42, 55),
+            "left_elbow": (0, -72, 0), "right_elbow": (0, 70, 0), "neck": (0, -10, 0),
         },
         -0.2,
     ),
@@ -183,7 +187,7 @@ POSES: tuple[Pose, ...] = (
     Pose(
         "hand at the chin",
         {
-            **_ARMS_DOWN, "right_shoulder": (0, 44, 58), "right_elbow": (0, 122, 12),
+            **_ARMS_DOWN, "right_shoulder": (-20, 66, 84), "right_elbow": (0, 106, 0),
             "left_shoulder": (0, -30, -62), "left_elbow": (0, -82, 0), "neck": (8, 0, 0),
             "left_hip": (0, 0, 3), "right_hip": (-4, 0, -4), "right_knee": (6, 0, 0),
         },
@@ -228,8 +232,9 @@ def build_pose(
         [[spread_deg / 3 if any(h in name for h in hinges) else spread_deg] for name in BODY_JOINTS]
     )
     angles += spread * rng.standard_normal(angles.shape)
-    for side in ("left", "right"):  # a knee does not bend the other way
-        knee = BODY_JOINTS.index(f"{side}_knee")
+    for side, sign in (("left", -1), ("right", 1)):  # hinges: one axis, one direction
+        knee, elbow = (BODY_JOINTS.index(f"{side}_{joint}") for joint in ("knee", "elbow"))
         angles[knee] = (max(angles[knee, 0], 2.0), 0, 0)
+        angles[elbow] = (angles[elbow, 0], sign * max(sign * angles[elbow, 1], 2.0), 0)
     radians = np.deg2rad(angles)
     return radians[0], radians[1:]

@@ -43,6 +43,7 @@ class Evidence:
     unit: Tensor
 
     def take(self, index: Tensor) -> "Evidence":
+        """Return some of the persons."""
         return Evidence(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def points(self, index: Tensor) -> "Evidence":
@@ -67,6 +68,7 @@ class Quadratic:
     matrix: Tensor
 
     def take(self, index: Tensor) -> "Quadratic":
+        """Return some of the persons."""
         return Quadratic(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def where(self, mask: Tensor, other: "Quadratic") -> "Quadratic":
@@ -90,7 +92,8 @@ class Energy:
         limits: Of all joints.
         stage: The weights.
         evidence: What is seen.
-        size: How much of the vector of unknowns is looked at: ``layout.coarse_size`` or ``layout.size``.
+        size: How much of the vector of unknowns is looked at: ``layout.coarse_size`` or
+            ``layout.size``.
         free: (F,) positions of the unknowns that may move; all up to ``size`` if None.
     """
 

@@ -1,6 +1,7 @@
 """Fit SMPL-X to the keypoints of many persons at once."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from fitting.state import Layout
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
+_CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
 _SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
@@ -76,7 +78,8 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        dtype: ``float32`` or ``float64``.
+        dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in float32
+            rounding, which differs with the batch, may choose another of two nearly equal answers.
 
     Raises:
         ValueError: If the body is of another family.
@@ -87,7 +90,7 @@ class Fitter:
         body: BodyData,
         config: FitConfig | None = None,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "float64",
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -105,14 +108,35 @@ class Fitter:
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
         usable = [k for k, target in enumerate(targets) if not self._problem(target)]
+        size = _CPU_CHUNK if self.device.type == "cpu" else max(len(usable), 1)
+        chunks = [usable[k : k + size] for k in range(0, len(usable), size)]
         results: dict[int, FitResult] = {}
-        if usable:
-            fitted = self._fit_batch([targets[k] for k in usable])
-            results.update(zip(usable, fitted, strict=True))
+        for chunk, fitted in zip(chunks, self._fit_chunks(targets, chunks), strict=True):
+            results.update(zip(chunk, fitted, strict=True))
         return [
             results[k] if k in results else self._refused(target, self._problem(target))
             for k, target in enumerate(targets)
         ]
+
+    def _fit_chunks(
+        self, targets: Sequence[FitTarget], chunks: list[list[int]]
+    ) -> list[list[FitResult]]:
+        """Fit chunks of people side by side, each on one core.
+
+        The matrices are small: a core for each chunk is used well, several cores for one operation
+        mostly wait for each other.
+        """
+        batches = [[targets[k] for k in chunk] for chunk in chunks]
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or threads == 1 or len(chunks) < 2:
+            return [self._fit_batch(batch) for batch in batches]
+        try:
+            with ThreadPoolExecutor(
+                min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                return list(pool.map(self._fit_batch, batches))
+        finally:
+            torch.set_num_threads(threads)
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""

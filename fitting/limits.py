@@ -68,8 +68,8 @@ _FINGER: tuple[tuple[Range, Range, Range], ...] = (
     ((-10, 115), (-10, 10), (-15, 15)),  # proximal interphalangeal
     ((-15, 90), (-10, 10), (-15, 15)),  # distal interphalangeal
 )
-# The pad of the relaxed thumb looks half at the palm's side, half at the index finger; how much is
-# a matter of the person and of the body model, hence wide ranges across.
+# The pad of the relaxed thumb looks partly down, partly at the index finger. How much differs
+# between body models (open body: down by 20 degrees), hence wide ranges across.
 _THUMB_BONE = np.array([0.70, -0.16, 0.70])
 _THUMB_PAD = np.array([0.50, -0.70, -0.50])
 _THUMB: tuple[tuple[Range, Range, Range], ...] = (

@@ -15,47 +15,21 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from bodymodel.spec import BODY_JOINTS, FAMILIES, mirror_name
+from bodymodel.spec import BODY_JOINTS
+from fitting.skeleton import BODY_PARENTS, REST_JOINTS, forward_kinematics
 
 __all__ = [
     "BONE_PAIRS",
-    "REST_JOINTS",
     "Mocap",
     "Motion",
     "bone_angles",
-    "forward_kinematics",
     "leg_extension",
     "load_mocap",
-    "mirror_pose",
     "plausible_frames",
     "retarget",
 ]
 
 _INDEX = {name: k for k, name in enumerate(BODY_JOINTS)}
-_PARENTS = FAMILIES["smplx"].parents[: len(BODY_JOINTS)]
-
-_MIDLINE_AND_LEFT = {
-    "pelvis": (0, -0.35, 0.01), "left_hip": (0.07, -0.44, -0.01), "spine1": (0, -0.24, -0.02),
-    "left_knee": (0.087, -0.82, -0.01), "spine2": (0, -0.11, -0.02),
-    "left_ankle": (0.105, -1.23, -0.01), "spine3": (0, -0.05, -0.01),
-    "left_foot": (0.12, -1.29, 0.11), "neck": (0, 0.11, -0.03),
-    "left_collar": (0.05, 0.03, -0.01), "head": (0, 0.27, -0.01),
-    "left_shoulder": (0.16, 0.08, -0.02), "left_elbow": (0.42, 0.08, -0.02),
-    "left_wrist": (0.67, 0.08, -0.02),
-}  # fmt: skip
-_FLIP_X = np.array([-1.0, 1.0, 1.0])
-
-REST_JOINTS: np.ndarray = np.array(
-    [
-        np.asarray(_MIDLINE_AND_LEFT[name.replace("right_", "left_")], float)
-        * (_FLIP_X if name.startswith("right_") else 1)
-        for name in BODY_JOINTS
-    ]
-)
-"""(22, 3) metres: a symmetric T-pose in SMPL-X's tree; arms along x, thighs and shins 2.5 degrees
-apart from straight down, as in the open body. Only its bone directions matter here."""
-
-_MIRROR = np.array([_INDEX[mirror_name(name)] for name in BODY_JOINTS])
 
 ABDOMEN_SHARES = (0.5, 0.3, 0.2)
 """How the source's one lumbar rotation is spread over spine1, 2, 3; its small chest rotation goes
@@ -180,27 +154,6 @@ def load_mocap(path: Path) -> Mocap:
     )  # fmt: skip
 
 
-def mirror_pose(pose: np.ndarray) -> np.ndarray:
-    """Return the pose of the mirrored person: sides exchanged, y and z of the axis-angle negated.
-
-    Args:
-        pose: (..., 21, 3) body pose, or (..., 22, 3) with the root first.
-    """
-    order = _MIRROR if pose.shape[-2] == len(_MIRROR) else _MIRROR[1:] - 1
-    return pose[..., order, :] * np.array([1, -1, -1], pose.dtype)
-
-
-def forward_kinematics(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
-    """Return joint positions (F, 22, 3) of poses on REST_JOINTS, pelvis at the origin."""
-    rotation: list[Rotation] = [Rotation.from_rotvec(global_orient)]
-    position = [np.zeros((len(global_orient), 3))]
-    for joint, parent in enumerate(_PARENTS[1:], start=1):
-        offset = REST_JOINTS[joint] - REST_JOINTS[parent]
-        position.append(position[parent] + rotation[parent].apply(offset))
-        rotation.append(rotation[parent] * Rotation.from_rotvec(body_pose[:, joint - 1]))
-    return np.stack(position, axis=1)
-
-
 def _unit(v: np.ndarray) -> np.ndarray:
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
@@ -251,8 +204,7 @@ def _legs(
 ) -> tuple[Rotation, Rotation, Rotation]:
     """Return the global rotations of thigh, shin and foot."""
     thigh_bone, shin_bone = mocap.offset(side + "Shin"), mocap.offset(side + "Foot")
-    first = "left" if side == "l" else "right"
-    rest = {n: REST_JOINTS[_INDEX[f"{first}_{n}"]] for n in ("hip", "knee", "ankle")}
+    name = "left" if side == "l" else "right"
     thigh, shin = source[side + "Thigh"], source[side + "Shin"]
     if stretch is not None:
         # Law of cosines: same ankle direction seen from the hip, new distance, same knee hinge.
@@ -275,9 +227,15 @@ def _legs(
         swing = at_hip(flexion) - at_hip(bent)
         thigh = Rotation.from_rotvec(hinge * swing[:, None]) * thigh
         shin = Rotation.from_rotvec(hinge * (swing + bent - flexion)[:, None]) * shin
+    # SMPL-X's thigh and shin make an angle seen from the front, the source's do not. Both turn like
+    # the line from hip to ankle, so that the foot stays in place and a straight knee is zero.
+    down = np.array([0.0, -1.0, 0.0])
+    leg = _shortest_turn(
+        REST_JOINTS[_INDEX[f"{name}_ankle"]] - REST_JOINTS[_INDEX[f"{name}_hip"]], down
+    )
     return (
-        thigh * _shortest_turn(rest["knee"] - rest["hip"], thigh_bone),
-        shin * _shortest_turn(rest["ankle"] - rest["knee"], shin_bone),
+        thigh * _shortest_turn(down, thigh_bone) * leg,
+        shin * _shortest_turn(down, shin_bone) * leg,
         # Soles are flat on the floor in both rest poses, so the foot needs no turn.
         source[side + "Foot"],
     )
@@ -361,7 +319,7 @@ def retarget(mocap: Mocap, *, straighten_legs: bool = True) -> Motion:
 
     pose = np.stack(
         [
-            (world[BODY_JOINTS[_PARENTS[j]]].inv() * world[BODY_JOINTS[j]]).as_rotvec()
+            (world[BODY_JOINTS[BODY_PARENTS[j]]].inv() * world[BODY_JOINTS[j]]).as_rotvec()
             for j in range(1, len(BODY_JOINTS))
         ],
         axis=1,

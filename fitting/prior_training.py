@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import rankdata
 
 from bodymodel.spec import BODY_JOINTS
-from fitting.mocap import mirror_pose
+from fitting.skeleton import mirror_pose
 
 __all__ = [
     "Gaussians",
@@ -24,7 +24,7 @@ __all__ = [
 _FLOOR_DEG = {
     "hip": (2.5, 2.5, 2.5), "knee": (2.0, 2.0, 2.0), "ankle": (3.0, 3.0, 3.0),
     "foot": (8.0, 8.0, 8.0), "spine": (3.0, 3.0, 3.0), "neck": (3.5, 3.5, 3.5),
-    "head": (3.5, 3.5, 3.5), "collar": (4.0, 4.0, 4.0), "shoulder": (3.0, 3.0, 3.0),
+    "head": (3.5, 3.5, 3.5), "collar": (8.0, 8.0, 8.0), "shoulder": (3.0, 3.0, 3.0),
     "elbow": (3.0, 3.0, 3.0), "wrist": (6.0, 15.0, 15.0),
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ def subject_weights(subject: np.ndarray) -> np.ndarray:
 def _floor() -> np.ndarray:
     """Return (63,) variances added to the data's: what the recording could not see or resolve.
 
-    Toes, the wrist's bending and the clavicle's other turns were not recorded. The shares of
+    Toes, the wrist's bending and the clavicle were not recorded. The shares of
     spine, neck and head, and of elbow and wrist in pronation, are ours (fitting.mocap), so the
     data show them as laws. A prior must not be stiff in any of these because of that.
     """

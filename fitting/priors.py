@@ -44,7 +44,7 @@ class PosePrior:
     residual with a constant Jacobian, so Gauss-Newton is exact; the energy is continuous where
     components meet. One component is the plain Gaussian.
 
-    With the shipped prior recorded poses have an energy of 4 to 25 (5 to 95 %), the T-pose 33.
+    With the shipped prior recorded poses have an energy of 4 to 32 (5 to 95 %), the T-pose 35.
 
     Attributes:
         means: (C, 63) radians.

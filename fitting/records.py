@@ -34,9 +34,10 @@ class FitResult:
         energy: Final energy by term, without "total".
         energy_total: Their sum.
         starts: Names of the starts that were tried.
-        start_energies: (len(starts),) float32, of the body's points alone, by the same weights for all.
-        start_margin: How much worse the best other answer is that faces another way, in parts of the
-            best's energy; NaN if there was none.
+        start_energies: (len(starts),) float32, of the body's points alone, by the same weights for
+            all.
+        start_margin: How much worse the best other answer is that faces another way, in parts of
+            the best's energy; NaN if there was none.
         winner: Name of the start that won.
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".

@@ -58,8 +58,8 @@ class RunConfig:
     """Where fits start: keypoints. (mean, regressor:CKPT and fits:RUN are not there yet.)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Of the solver."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Of the solver. float32 is faster; rounding may then end one person in 20 up to 0.05 rad off."""
     batch_size: int | Literal["auto"] = "auto"
     """Persons solved together."""
     workers: int | Literal["auto"] = "auto"
@@ -325,8 +325,8 @@ def _choose_run_id(config: RunConfig, body: "BodyData", run_hash: str, store: "F
 def _batch_size(config: RunConfig, device: str) -> int:
     if config.batch_size != "auto":
         return config.batch_size
-    # On a CPU larger batches gain nothing; on a GPU one that is too large is halved by itself.
-    return 32 if device == "cpu" else 512
+    # On a CPU each core takes 32 at a time; on a GPU a batch that is too large is halved by itself.
+    return 32 * (os.cpu_count() or 1) if device == "cpu" else 512
 
 
 def code_version() -> str:

@@ -45,9 +45,9 @@ def minimise(
 ) -> Solution:
     """Minimise the energy from the states ``x``.
 
-    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy; then
-    the damping l falls, else it grows. One evaluation an iteration: the energy, gradient and matrix of
-    the trial state are computed together, since most steps are taken.
+    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy;
+    then the damping l falls, else it grows. One evaluation an iteration: the energy, gradient and
+    matrix of the trial state are computed together, since most steps are taken.
 
     Args:
         energy: Of the whole batch.

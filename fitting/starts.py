@@ -1,4 +1,4 @@
-"""Where the solver starts: depth and place from the limbs, a set of headings, limbs turned over in depth.
+"""Where the solver starts: depth and place from the limbs, headings, limbs turned over in depth.
 
 A photo does not tell whether a person faces the camera or away from it, nor whether a forearm comes
 forward or goes back: each pair of answers gives nearly the same picture, and a local solver never
@@ -43,7 +43,8 @@ class Limb:
 
     Attributes:
         name: For people to read.
-        chain: Where its upper bone starts, its middle joint, and where its lower bone ends (SMPL-X ids).
+        chain: Where its upper bone starts, its middle joint, and where its lower bone ends
+            (SMPL-X ids).
         joints: The joints that are solved for when it is turned over.
         points: The keypoints that it moves.
     """
@@ -140,13 +141,14 @@ def image_roll(sliced: SlicedBody, evidence: Evidence) -> Tensor:
 
 
 def up_default(like: Tensor) -> Tensor:
+    """Return the camera's up, (0, -1), in the shape of ``like``."""
     return torch.tensor([0.0, -1.0], dtype=like.dtype, device=like.device).expand_as(like)
 
 
 def heading_starts(
     sliced: SlicedBody, layout: Layout, prior: PosePrior, evidence: Evidence
 ) -> Tensor:
-    """Return (B, len(HEADINGS), size) states: the mean pose at the depth that the limbs tell, per heading."""
+    """Return a state per heading, (B, len(HEADINGS), size): mean pose, depth as the limbs tell."""
     batch = evidence.points_px.shape[0]
     like = evidence.points_px
     rest = sliced_forward(

@@ -17,7 +17,8 @@ class Layout:
 
     Attributes:
         slices: By name: global_orient, body_pose, transl, betas, jaw_pose, leye_pose, reye_pose,
-            left_hand_pca, right_hand_pca, expression. What the body's own points can tell comes first.
+            left_hand_pca, right_hand_pca, expression. What the body's own points can tell comes
+            first.
         coarse_size: Length of that first part, up to and with betas.
         size: Length of the vector.
         hand_components: (2, C, 45), left and right, rows.
@@ -34,6 +35,7 @@ class Layout:
     def of(
         cls, body: BodyData, components: int, dtype: torch.dtype, device: torch.device | str
     ) -> "Layout":
+        """Return the layout for a body, with that many components of each hand."""
         sizes = {
             "global_orient": 3,
             "body_pose": 63,
@@ -69,7 +71,7 @@ class Layout:
         return torch.cat(ids).to(self.hand_means.device)
 
     def body_columns(self, joints: tuple[int, ...]) -> Tensor:
-        """Return the positions of the rotations of some of the 21 body joints, by SMPL-X joint id."""
+        """Return the positions of the rotations of some body joints, by SMPL-X joint id."""
         start = self.slices["body_pose"].start
         ids = [start + 3 * (joint - 1) + axis for joint in joints for axis in range(3)]
         return torch.tensor(ids, device=self.hand_means.device)
@@ -89,6 +91,7 @@ class Layout:
         return torch.cat([x[:, self.slices["betas"]], x[:, self.slices["expression"]]], 1)
 
     def transl(self, x: Tensor) -> Tensor:
+        """(B, size) -> (B, 3) metres."""
         return x[:, self.slices["transl"]]
 
     def step(self, x: Tensor, delta: Tensor) -> Tensor:

@@ -1,8 +1,25 @@
+import os
+
 import pytest
 
 from bodymodel.arrays import body_from_arrays
 from bodymodel.body import BodyData
 from tests.toy_body import toy_arrays
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks: a GPU, the user's own model files."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+    if not os.environ.get("PSEUDOGT_MODELS"):
+        for item in items:
+            if item.get_closest_marker("licensed"):
+                item.add_marker(pytest.mark.skip(reason="needs PSEUDOGT_MODELS"))
 
 
 @pytest.fixture(scope="session")

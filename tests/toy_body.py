@@ -38,16 +38,18 @@ _FINGER_ROOT = {  # from the left wrist: where the finger starts, and which way 
     "ring": ((0.085, 0, -0.022), (1, 0, -0.1)), "pinky": ((0.075, 0, -0.04), (1, 0, -0.2)),
     "thumb": ((0.03, -0.01, 0.03), (0.7, 0, 0.7)),
 }  # fmt: skip
-_HEAD_CENTRE, _HEAD_RADIUS = np.array([0.0, 0.66, 0.02]), np.array([0.075, 0.11, 0.09])
+_ORIGIN = np.array([0.0, -0.35, 0.01])  # like SMPL-X, the pelvis is not where the axes meet
+_HEAD_CENTRE = _ORIGIN + np.array([0.0, 0.66, 0.02])
+_HEAD_RADIUS = np.array([0.075, 0.11, 0.09])
 
 
 def _joint_xyz(name: str) -> np.ndarray:
     if name in _BODY_XYZ:
-        return np.array(_BODY_XYZ[name], float)
+        return _ORIGIN + np.array(_BODY_XYZ[name], float)
     side, finger, k = name[: name.index("_")], name.split("_")[1][:-1], int(name[-1])
     start, way = (np.array(x, float) for x in _FINGER_ROOT[finger])
     left = np.array(_BODY_XYZ["left_wrist"]) + start + (k - 1) * 0.028 * way / np.linalg.norm(way)
-    return left * (1, 1, 1) if side == "left" else left * (-1, 1, 1)
+    return _ORIGIN + (left if side == "left" else left * (-1, 1, 1))
 
 
 def _tube(start: np.ndarray, end: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +158,7 @@ def toy_arrays(family: Family = "smplx", seed: int = 0) -> dict[str, np.ndarray]
         head = names.index("head") if "head" in names else names.index("neck")
         blend = np.stack([np.full(len(points), head), np.full(len(points), -1)], 1).astype(float)
         if "jaw" in names:  # the chin moves with the jaw
-            chin = (points[:, 1] < 0.62) & (points[:, 2] > 0.04)
+            chin = (points[:, 1] < _HEAD_CENTRE[1] - 0.04) & (points[:, 2] > _HEAD_CENTRE[2] + 0.02)
             blend[chin, 0] = names.index("jaw")
         add(points, triangles, head, blend)
 

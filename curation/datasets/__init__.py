@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from curation.datasets.attached import with_detections
 from curation.datasets.base import Dataset, DatasetError
 from curation.datasets.coco import CocoDataset, keypoint_files
 from curation.datasets.folder import FolderDataset
@@ -32,6 +33,7 @@ def open_dataset(root: Path, kind: DatasetKind | None = None) -> Dataset:
     Args:
         root: The directory.
         kind: What it is; None finds out by what is in it, in the order of the message below.
+            Keypoint files in ``keypoints/`` beside the labels of another kind add to them.
 
     Raises:
         DatasetError: If there is no such directory, or it does not hold what the kind needs.
@@ -55,7 +57,7 @@ def open_dataset(root: Path, kind: DatasetKind | None = None) -> Dataset:
     for name in openers if kind is None else (kind,):
         dataset = openers[name]()
         if dataset is not None:
-            return dataset
+            return with_detections(dataset)
     wanted = f"is not a {kind} dataset" if kind else "is no dataset that can be read"
     raise DatasetError(f"{root} {wanted}. Looked for:\n{_LOOKED_FOR}")
 

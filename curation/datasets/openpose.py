@@ -26,23 +26,23 @@ class OpenPoseDataset:
 
     def count(self) -> int:
         """Return the number of image files."""
-        return sum(1 for _ in self._images())
+        return sum(1 for _ in iter_image_files(self.root))
 
     def iter_samples(self) -> Iterator[Sample]:
         """Yield the images in the order of their names, each with the people of its file."""
-        for path in self._images():
-            image_id = relative_id(self.root, path)
-            file = self._file_of(path)
-            if file is None:
-                yield Sample(image_id, path)
-                continue
-            try:
-                yield Sample(image_id, path, read_openpose(file))
-            except OpenPoseError as error:
-                yield Sample(image_id, path, problem=str(error))
+        for path in iter_image_files(self.root):
+            yield self.sample_of(path)
 
-    def _images(self) -> Iterator[Path]:
-        return iter_image_files(self.root)
+    def sample_of(self, path: Path) -> Sample:
+        """Return the sample of an image below the root."""
+        image_id = relative_id(self.root, path)
+        file = self._file_of(path)
+        if file is None:
+            return Sample(image_id, path)
+        try:
+            return Sample(image_id, path, read_openpose(file))
+        except OpenPoseError as error:
+            return Sample(image_id, path, problem=str(error))
 
     @cached_property
     def _folder(self) -> Path | None:

@@ -30,16 +30,20 @@ class WholeBodyDataset:
     def iter_samples(self) -> Iterator[Sample]:
         """Yield the images in the order of their names; people in the order of the results."""
         for path in iter_image_files(self.root):
-            image_id = relative_id(self.root, path)
-            people, problems = [], []
-            for index, (file, offset, length) in enumerate(self._of(path, image_id)):
-                try:
-                    person = parse_result(read_item(file, offset, length), index)
-                except ValueError as error:
-                    problems.append(f"result {index} in {file.name}: {error}")
-                    person = LabelledPerson(index)
-                people.append(person)
-            yield Sample(image_id, path, tuple(people), "; ".join(problems))
+            yield self.sample_of(path)
+
+    def sample_of(self, path: Path) -> Sample:
+        """Return the sample of an image below the root."""
+        image_id = relative_id(self.root, path)
+        people, problems = [], []
+        for index, (file, offset, length) in enumerate(self._of(path, image_id)):
+            try:
+                person = parse_result(read_item(file, offset, length), index)
+            except ValueError as error:
+                problems.append(f"result {index} in {file.name}: {error}")
+                person = LabelledPerson(index)
+            people.append(person)
+        return Sample(image_id, path, tuple(people), "; ".join(problems))
 
     def _of(self, path: Path, image_id: str) -> list[tuple[Path, int, int]]:
         keys = [image_id, path.name, path.stem]

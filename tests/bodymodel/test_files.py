@@ -45,9 +45,13 @@ def test_hands_of_each_family(tmp_path):
     body = load_body(write_toy_file(tmp_path / "x.npz"), "smplx")
     np.testing.assert_allclose(body.hand_components[0], arrays["hands_componentsl"], rtol=1e-6)
     np.testing.assert_allclose(body.hand_means[1], arrays["hands_meanr"], rtol=1e-6)
-    mano = load_body(write_toy_file(tmp_path / "MANO_RIGHT.npz", "mano"), "mano")
+    (tmp_path / "lefteris").mkdir()
+    right = write_toy_file(tmp_path / "lefteris" / "MANO_RIGHT.npz", "mano")
+    mano = load_body(right, "mano")
     assert mano.hand_components[1].any()
     assert not mano.hand_components[0].any()
+    left = load_body(write_toy_file(tmp_path / "MANO_LEFT.npz", "mano"), "mano")
+    assert left.hand_components[0].any()
     assert not load_body(write_toy_file(tmp_path / "s.npz", "smpl"), "smpl").hand_components.any()
 
 

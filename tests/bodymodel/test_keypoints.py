@@ -136,11 +136,9 @@ def test_flips_are_involutions_that_mirror_names(convention):
         )
 
 
-@pytest.mark.parametrize("convention", ALL)
+@pytest.mark.parametrize("convention", [c for c in ALL if "hand21" not in c])
 def test_every_convention_has_a_left_for_each_right(convention):
     names = set(CONVENTIONS[convention])
-    if convention.startswith("openpose_hand21"):
-        pytest.skip("one hand")
     assert {mirror_name(n) for n in names} == names
 
 

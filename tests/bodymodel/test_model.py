@@ -219,8 +219,6 @@ def test_nothing_waits_for_the_device(toy_body):
 
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu(model, toy_body):
-    if not torch.cuda.is_available():
-        pytest.skip("needs CUDA")
     params = random_params(16)
     out = BodyModel(toy_body, dtype=torch.float64).to("cuda")(params.map(lambda x: x.cuda()))
     expected = model(params)

@@ -111,3 +111,11 @@ def test_names_load_without_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_offers_its_public_names_without_loading_torch():
+    code = (
+        "import sys, bodymodel; from bodymodel import load_body, BodyData, Keypoints2D;"
+        "assert 'torch' not in sys.modules; from bodymodel import *; BodyModel; BodyParams"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -90,6 +90,30 @@ def test_16_bits_are_scaled_and_not_clipped(tmp_path):
         assert np.array_equal(rgb, np.repeat(expected[..., None], 3, -1)), name
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_a_sensor_of_fewer_bits_in_16_is_not_dark(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    rgb, _, _ = read_image(save(tmp_path / "a.png", Image.fromarray(values)))
+    assert np.array_equal(rgb[..., 0], np.rint(values / (2**bits - 1) * 255).astype(np.uint8))
+
+
+def test_colours_of_16_bits(tmp_path):
+    import struct
+    import zlib
+
+    values = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(name, data):
+        crc = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert close(read_image(tmp_path / "a.png")[0], values // 257, 1)
+
+
 def test_float_images_are_scaled(tmp_path):
     values = np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
     rgb, _, _ = read_image(save(tmp_path / "a.tif", Image.fromarray(values)))

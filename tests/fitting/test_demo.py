@@ -125,7 +125,7 @@ def test_poses_name_real_joints_and_mirror_back():
         }
 
 
-def test_knees_never_bend_backwards():
+def test_knees_and_elbows_never_bend_backwards():
     from bodymodel.spec import BODY_JOINTS
 
     rng = np.random.default_rng(0)
@@ -135,6 +135,8 @@ def test_knees_never_bend_backwards():
             _, body_pose = build_pose(pose, rng, mirrored=False, spread_deg=15)
             assert (body_pose[knees, 0] > 0).all()
             assert (body_pose[knees, 1:] == 0).all()
+            assert body_pose[BODY_JOINTS.index("left_elbow") - 1, 1] < 0
+            assert body_pose[BODY_JOINTS.index("right_elbow") - 1, 1] > 0
 
 
 @pytest.mark.slow

@@ -109,8 +109,13 @@ def test_too_little_is_said_and_does_not_harm_the_others(fitter, people, fits):
     one_spot = people[0][0].keypoints_2d.copy()
     one_spot[:, :2] = 100
     results = fitter.fit(
-        [nothing, people[0][0], bad, FitTarget(one_spot, FOCAL_PX, CENTER_PX)]
-        + [FitTarget(people[0][0].keypoints_2d, float("nan"), CENTER_PX)]
+        [
+            nothing,
+            people[0][0],
+            bad,
+            FitTarget(one_spot, FOCAL_PX, CENTER_PX),
+            FitTarget(people[0][0].keypoints_2d, float("nan"), CENTER_PX),
+        ]
     )
     assert [r.status for r in results] == ["too_few_keypoints", "ok"] + ["too_few_keypoints"] * 3
     assert all(r.reason for r in results if r.status != "ok")

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from bodymodel.spec import BODY_JOINTS, SMPLX_JOINTS, mirror_name
 from fitting.limits import LIMITS_DEG, joint_limits
-from fitting.mocap import REST_JOINTS, forward_kinematics
+from fitting.skeleton import REST_JOINTS, forward_kinematics
 
 
 def turned(joint: str, axis: int, degrees: float) -> dict[str, np.ndarray]:

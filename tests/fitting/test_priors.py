@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from fitting import prior_training as training
 from fitting.limits import SUGGESTED_WEIGHT, joint_limits
-from fitting.mocap import mirror_pose
 from fitting.priors import PosePrior, load_pose_prior
+from fitting.skeleton import mirror_pose
 
 
 def mixture(seed: int, components: int = 4) -> PosePrior:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bodymodel.arrays import body_from_arrays
+from bodymodel.files import find_model_file, load_body
 from bodymodel.model import BodyModel
 from bodymodel.params import BodyParams
 from bodymodel.rotations import rotvec_to_rotmat
@@ -28,7 +29,7 @@ IDS = (
 
 def load_theirs(path):
     return smplx.SMPLXLayer(
-        str(path), num_betas=10, num_expression_coeffs=10, use_pca=False,
+        str(path), ext=path.suffix[1:], num_betas=10, num_expression_coeffs=10, use_pca=False,
         flat_hand_mean=True, use_face_contour=True, dtype=torch.float64,
     )  # fmt: skip
 
@@ -95,6 +96,17 @@ def test_smplx_on_the_open_body_with_the_published_vertex_ids(open_body, tmp_pat
     np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **load_open_arrays("smplx", "neutral"))
     theirs = load_theirs(tmp_path / "SMPLX_NEUTRAL.npz")
     compare(BodyModel(open_body, dtype=torch.float64), theirs, 0.5, np.pi, count=4)
+
+
+@pytest.mark.licensed
+@pytest.mark.parametrize("gender", ["neutral", "female", "male"])
+def test_smplx_on_the_users_own_files(gender):
+    try:
+        path = find_model_file("licensed", "smplx", gender)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    ours = BodyModel(load_body(path, gender=gender), dtype=torch.float64)
+    compare(ours, load_theirs(path), 0.5, np.pi, count=4)
 
 
 @pytest.mark.parametrize("family", ["smpl", "smplh", "mano", "flame"])

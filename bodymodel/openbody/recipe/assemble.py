@@ -9,17 +9,14 @@ from bodymodel.openbody.files import texts, write_open_files
 from bodymodel.openbody.recipe import landmarks, population
 from bodymodel.openbody.recipe.blendshapes import expression_basis, shape_basis
 from bodymodel.openbody.recipe.hands import hand_poses
-from bodymodel.openbody.recipe.regressor import fit_regressor
-from bodymodel.openbody.recipe.skeleton import (
-    joint_targets,
-    joint_weights,
-    reduce_joints,
-    weight_reduction,
-)
+from bodymodel.openbody.recipe.correctives import fit_correctives
+from bodymodel.openbody.recipe.regressor import define_joints, fit_regressor
+from bodymodel.openbody.recipe.skeleton import joint_targets, reduce_joints, weight_reduction
 from bodymodel.openbody.recipe.source import ANNY_VERSION, Source, load_source
 from bodymodel.openbody.recipe.topology import Topology, rims, smplx_topology
 from bodymodel.openbody.recipe.twin import smplh_topology
-from bodymodel.spec import FAMILIES, Family, Gender
+from bodymodel.openbody.recipe.weights import cut_weights, open_weights
+from bodymodel.spec import FAMILIES, SMPLX_JOINTS, Family, Gender
 
 _SIZE = 160
 _SEEDS: dict[Gender, int] = {"neutral": 1, "female": 2, "male": 3}
@@ -65,14 +62,23 @@ def build_all(
     }  # fmt: skip
     log("meshes built")
     shapes = {g: shape_basis(source, p, meshes["smplx"].sampling) for g, p in people.items()}
-    expression = expression_basis(source, meshes["smplx"].sampling)
-    weights = joint_weights(source)
-    targets = joint_targets(source, people["neutral"].points)
-    log("shape and expression done")
+    expression = expression_basis(source)
+    points = people["neutral"].points
+    skin, eyes = _skin_and_eyes(source)
+    defined = define_joints(
+        points[:, :n], joint_targets(source, points), SMPLX_JOINTS, source.mirror, skin, eyes
+    )
+    joints = np.einsum("jn,snd->sjd", defined, points[:, :n])
+    log("shape, expression and joints done")
+    weights = open_weights(source, mean, defined @ mean)
+    correctives, report = fit_correctives(mean, defined @ mean, cut_weights(weights), source.mirror)
+    log(f"correctives fitted, rms mm before and after on held-out poses: {report.several}")
+    for name, (before, after) in report.single.items():
+        log(f"    {name}: {before:.2f} -> {after:.2f}")
     paths: list[Path] = []
     for family, mesh_name in (("smplx", "smplx"), ("smplh", "smplh"), ("smpl", "smplh")):
         mesh = meshes[mesh_name]
-        rig = _rig(family, source, mesh, people["neutral"].points[:, :n], targets, weights)
+        rig = _rig(family, source, mesh, points[:, :n], joints, weights, correctives)
         genders = {
             gender: _gender(family, gender, mesh, *shapes[gender][:2], version) for gender in people
         }
@@ -90,18 +96,25 @@ def build_all(
     return paths
 
 
-def _rig(family: Family, source: Source, mesh: Topology, bodies, targets, weights) -> dict:
+def _rig(family: Family, source: Source, mesh, bodies, targets, weights, correctives) -> dict:
     joints = FAMILIES[family].joints
-    skin = ~source.region_vertices("mouth_cavity", "eye_cavity.L", "eye_cavity.R") | rims(source)
+    skin, eyes = ((mesh.sampling @ mask.astype(float)) > 0.999 for mask in _skin_and_eyes(source))
     sampled = np.stack([mesh.sampling @ b for b in bodies])
+    columns = [
+        9 * (SMPLX_JOINTS.index(name) - 1) + np.arange(9) if name in SMPLX_JOINTS else None
+        for name in joints[1:]
+    ]
+    posedirs = np.zeros((len(mesh.mirror), 3, 9 * len(columns)))
+    for k, picked in enumerate(columns):
+        if picked is not None:
+            posedirs[..., 9 * k : 9 * k + 9] = _carry(mesh, correctives[..., picked])
     out = {
         "J_regressor": fit_regressor(
-            sampled, reduce_joints(family, targets), joints, mesh.mirror,
-            (mesh.sampling @ skin.astype(float)) > 0.999,
+            sampled, reduce_joints(family, targets), joints, mesh.mirror, skin, eyes
         ),
-        "weights": _top(mesh.sampling @ weights @ weight_reduction(family).toarray()),
-        "posedirs": np.zeros((len(mesh.mirror), 3, 9 * (len(joints) - 1))),
-    }  # fmt: skip
+        "weights": cut_weights(mesh.sampling @ weights @ weight_reduction(family).toarray()),
+        "posedirs": posedirs,
+    }
     if family != "smpl":
         components, means = hand_poses()
         out |= {
@@ -111,12 +124,11 @@ def _rig(family: Family, source: Source, mesh: Topology, bodies, targets, weight
     return out
 
 
-def _top(weights: np.ndarray, count: int = 4) -> np.ndarray:
-    """Keep the largest few weights of each vertex."""
-    order = np.argsort(-weights, axis=1, kind="stable")[:, :count]
-    kept = np.zeros_like(weights)
-    np.put_along_axis(kept, order, np.take_along_axis(weights, order, 1), 1)
-    return kept / kept.sum(1, keepdims=True)
+def _skin_and_eyes(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (N,) masks of the outer skin and of the eyeballs."""
+    hidden = source.region_vertices("mouth_cavity", "eye_cavity.L", "eye_cavity.R", "tongue")
+    eyes = source.region_vertices(*(f"eye_{p}.{s}" for p in ("front", "back") for s in "LR"))
+    return ~eyes & (~hidden | rims(source)), eyes
 
 
 def _gender(family: Family, gender: Gender, mesh, mean, directions, version) -> dict:

