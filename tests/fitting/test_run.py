@@ -359,9 +359,9 @@ def test_ctrl_c_reaches_all_processes_of_a_terminal(data):
 @pytest.mark.slow
 def test_killed_twenty_times_the_rows_are_those_of_an_undisturbed_run(data, tmp_path):
     rng = np.random.default_rng(7)
-    images, kills, seen = 400, 0, []
+    images, kills, seen = 3000, 0, []
     while kills < 20:
-        process = start(data, *QUIET, "--batch-size", "3", images=images, DELAY_S=0.01, PART_S=0.02)
+        process = start(data, *QUIET, "--batch-size", "3", images=images, DELAY_S=0.03, PART_S=0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0.3, 1.1))
         assert process.poll() is None, process.communicate()
