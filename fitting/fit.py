@@ -1,5 +1,6 @@
 """Fit SMPL-X to the keypoints of many persons at once."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -78,8 +79,9 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in float32
-            rounding, which differs with the batch, may choose another of two nearly equal answers.
+        dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
+            float32 rounding, which differs with the batch, may choose another of two nearly equal
+            answers.
 
     Raises:
         ValueError: If the body is of another family.
@@ -108,7 +110,9 @@ class Fitter:
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
         usable = [k for k, target in enumerate(targets) if not self._problem(target)]
-        size = _CPU_CHUNK if self.device.type == "cpu" else max(len(usable), 1)
+        size = max(1, len(usable))
+        if self.device.type == "cpu":
+            size = min(_CPU_CHUNK, math.ceil(size / torch.get_num_threads()))
         chunks = [usable[k : k + size] for k in range(0, len(usable), size)]
         results: dict[int, FitResult] = {}
         for chunk, fitted in zip(chunks, self._fit_chunks(targets, chunks), strict=True):
@@ -127,12 +131,12 @@ class Fitter:
         mostly wait for each other.
         """
         batches = [[targets[k] for k in chunk] for chunk in chunks]
-        threads = torch.get_num_threads()
-        if self.device.type != "cpu" or threads == 1 or len(chunks) < 2:
+        if self.device.type != "cpu":
             return [self._fit_batch(batch) for batch in batches]
+        threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(
-                min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)
+                threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
                 return list(pool.map(self._fit_batch, batches))
         finally:
