@@ -127,7 +127,7 @@ class FitLoop:
     part_rows: int = 4096
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
-    progress: Progress = field(default_factory=lambda: Progress(0))
+    progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:

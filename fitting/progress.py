@@ -41,15 +41,17 @@ class Progress:
 
     Args:
         total: Photos to go through.
+        is_shown: Whether to show anything; it counts all the same.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, is_shown: bool = True) -> None:
         self.total = total
         self.images = 0
         self.persons = 0
         self._begin = self._said = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        self._is_shown = is_shown
+        if is_shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, unit="photo", file=sys.stderr, dynamic_ncols=True)
@@ -67,7 +69,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(images)
             self._bar.set_postfix_str(f"{self._rate():.1f} persons/s", refresh=False)
-        elif time.monotonic() - self._said > _EVERY_S:
+        elif self._is_shown and time.monotonic() - self._said > _EVERY_S:
             self._said = time.monotonic()
             _log.info("%s", self._line())
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,8 +28,9 @@ from fitting.config import FitConfig
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
-    from curation.run_writer import RunInfo
-    from curation.store import FitStore
+    from curation.run_writer import RunInfo, RunWriter
+    from curation.store import FitStore, StoredImages
+    from fitting.loop import FitLoop
     from fitting.rooms import Rooms
 
 _log = logging.getLogger("fitting.run")
@@ -59,7 +61,7 @@ class RunConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     dtype: Literal["float32", "float64"] = "float64"
-    """Of the solver. float32 is faster; rounding may then put 1 person in 20 up to 0.05 rad off."""
+    """Of the solver. float32 is faster, but may end one person in 20 up to 0.05 rad off."""
     batch_size: int | Literal["auto"] = "auto"
     """Persons solved together."""
     workers: int | Literal["auto"] = "auto"
@@ -131,20 +133,39 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
         return 1
 
 
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A command that was understood: what is fitted, with what, to where."""
+
+    config: RunConfig
+    rooms: "Rooms"
+    dataset: Any
+    load_body: "Callable[[], BodyData]"
+    body: "BodyData"
+    store: "FitStore"
+    info: "RunInfo"
+    shard: tuple[int, int]
+
+
 def _run(config: RunConfig, rooms: "Rooms | None") -> int:
+    job = _understand(config, rooms)
+    return _dry_run(job) if config.dry_run else _fit(job)
+
+
+def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
     shard = _parse_shard(config.shard)
     _check(config)
+    from curation.run_writer import RunInfo
     from curation.store import FitStore
 
     if rooms is None:
         from fitting.rooms import real_rooms
 
         rooms = real_rooms()
+    kind = None if config.dataset == "auto" else config.dataset
+    load_body = functools.partial(rooms.load_body, config.body, "smplx", config.gender)
     try:
-        dataset = rooms.open_dataset(
-            config.data, None if config.dataset == "auto" else config.dataset
-        )
-        load_body = functools.partial(rooms.load_body, config.body, "smplx", config.gender)
+        dataset = rooms.open_dataset(config.data, kind)
         body = load_body()
     except (ValueError, FileNotFoundError) as error:  # DatasetError is a ValueError
         raise UsageError(str(error)) from None
@@ -152,14 +173,8 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
     store = FitStore(config.out or config.data / "fits")
     settings = plain_config(config) | {"dataset": dataset.kind}
     run_hash = config_hash(settings | {"body_sha256": body.sha256}, NO_EFFECT)
-    run_id = _choose_run_id(config, body, run_hash, store)
-    if config.dry_run:
-        return _dry_run(config, settings, dataset, body, store, run_id, shard)
-
-    from curation.run_writer import RunInfo
-
     info = RunInfo(
-        run_id=run_id,
+        run_id=_choose_run_id(config, body, run_hash, store),
         config=settings,
         config_hash=run_hash,
         dataset=config.data.resolve().name,
@@ -171,99 +186,46 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
         num_betas=body.num_betas,
         num_expression=body.num_expression,
     )
-    return _fit(config, rooms, dataset, load_body, body, store, info, shard)
+    return _Job(config, rooms, dataset, load_body, body, store, info, shard)
 
 
-def _fit(
-    config: RunConfig,
-    rooms: "Rooms",
-    dataset: Any,
-    load_body: "Callable[[], BodyData]",
-    body: "BodyData",
-    store: "FitStore",
-    info: "RunInfo",
-    shard: tuple[int, int],
-) -> int:
-    from itertools import islice
-
+def _fit(job: _Job) -> int:
     from curation.run_writer import RunWriter
     from curation.store import StoreError
     from fitting.finish import draw_missing, write_last_line, write_summary
-    from fitting.loop import FitLoop
-    from fitting.overlays import OverlayPool
-    from fitting.progress import Progress
-    from fitting.rows import RowMaker
     from fitting.stopping import StopSignals
 
+    config, rooms, store, run_id = job.config, job.rooms, job.store, job.info.run_id
     begin = time.monotonic()
-    try:
-        device, torch_version = rooms.start_torch(config.device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {config.device} cannot be used: {reason}") from None
+    device, torch_version = _start_torch(job)
     workers = max(1, (os.cpu_count() or 2) - 1) if config.workers == "auto" else config.workers
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
-        writer = stack.enter_context(RunWriter(store, info, shard))
-        stored = store.stored_images(info.run_id)
+        writer = stack.enter_context(RunWriter(store, job.info, job.shard))
+        stored = store.stored_images(run_id)
         if stored.done and not config.resume:
             raise UsageError(
-                f"run {info.run_id} has rows of {len(stored.done)} photos already; --resume goes "
-                "on with it, --overwrite makes a new run beside it"
+                f"run {run_id} has rows of {len(stored.done)} photos already; --resume goes on "
+                "with it, --overwrite makes a new run beside it"
             )
         _log.info(
             "run %s: %s (%s), body %s, on %s; %d photos are done",
-            info.run_id, config.data, dataset.kind, body.name, device, len(stored.done),
+            run_id, config.data, job.dataset.kind, job.body.name, device, len(stored.done),
         )  # fmt: skip
-        count = dataset.count()
-        count = count if config.limit is None else min(count, config.limit)
-        loop = FitLoop(
-            observe=lambda samples: rooms.observe(
-                samples,
-                source=config.keypoints,
-                workers=workers,
-                cache_dir=store.root / "cache" / "keypoints",
-            ),
-            solver=rooms.make_fitter(body, config.fit, device, config.dtype),
-            rows=RowMaker(
-                run_id=info.run_id,
-                dataset=info.dataset,
-                body=body,
-                config_hash=info.config_hash,
-                code_version=info.code_version,
-                torch_version=torch_version,
-                device=device,
-                focal_px=config.focal_px,
-            ),
-            writer=writer,
-            stored=stored,
-            dataset_root=config.data,
-            batch_size=_batch_size(config, device),
-            shard=shard,
-            retry_failed=config.retry_failed,
-            before_batch=lambda: rooms.seed(config.seed),
-            should_stop=lambda: stop.signal is not None,
-            part_s=rooms.part_s,
-        )
+        loop = _make_loop(job, writer, stored, device, torch_version, workers)
+        loop.should_stop = lambda: stop.signal is not None
         outcome, report = "failed", None
         try:
-            with contextlib.ExitStack() as inner:
-                loop.progress = inner.enter_context(Progress(count))
-                if config.overlays != "none":
-                    loop.overlays = inner.enter_context(
-                        OverlayPool(store, load_body, config.data, 1, rooms.draw)
-                    )
-                    loop.max_overlays = None if config.overlays == "all" else config.overlays
-                loop.run(islice(dataset.iter_samples(), config.limit))
+            _go(job, loop)
             outcome = "complete" if stop.signal is None else "interrupted"
             writer.finish(outcome, loop.tally.counts())
             if stop.signal is None and config.overlays != "none":
                 draw_missing(
-                    store, info.run_id, load_body, config.data, config.overlays, workers,
-                    rooms.draw, should_stop=lambda: stop.signal is not None,
+                    store, run_id, job.load_body, config.data, config.overlays, workers,
+                    rooms.draw, loop.should_stop,
                 )  # fmt: skip
             if stop.signal is None:
-                report = write_summary(store, info)
+                report = write_summary(store, job.info)
             else:
                 outcome = "interrupted"
         finally:
@@ -271,8 +233,76 @@ def _fit(
                 with contextlib.suppress(StoreError):  # it must not hide what went wrong
                     writer.finish(outcome, loop.tally.counts())
             seconds = time.monotonic() - begin
-            write_last_line(store, info.run_id, loop.tally, outcome, seconds, report)
+            write_last_line(store, run_id, loop.tally, outcome, seconds, report)
         return 0 if stop.signal is None else 128 + stop.signal
+
+
+def _start_torch(job: _Job) -> tuple[str, str]:
+    wanted = job.config.device
+    try:
+        return job.rooms.start_torch(wanted)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {wanted} cannot be used: {reason}") from None
+
+
+def _make_loop(
+    job: _Job,
+    writer: "RunWriter",
+    stored: "StoredImages",
+    device: str,
+    torch_version: str,
+    workers: int,
+) -> "FitLoop":
+    from fitting.loop import FitLoop
+    from fitting.rows import RowMaker
+
+    config, rooms, info = job.config, job.rooms, job.info
+    return FitLoop(
+        observe=functools.partial(
+            rooms.observe,
+            source=config.keypoints,
+            workers=workers,
+            cache_dir=job.store.root / "cache" / "keypoints",
+        ),
+        solver=rooms.make_fitter(job.body, config.fit, device, config.dtype),
+        rows=RowMaker(
+            run_id=info.run_id,
+            dataset=info.dataset,
+            body=job.body,
+            config_hash=info.config_hash,
+            code_version=info.code_version,
+            torch_version=torch_version,
+            device=device,
+            focal_px=config.focal_px,
+        ),
+        writer=writer,
+        stored=stored,
+        dataset_root=config.data,
+        batch_size=_batch_size(config, device),
+        shard=job.shard,
+        retry_failed=config.retry_failed,
+        before_batch=functools.partial(rooms.seed, config.seed),
+        part_s=rooms.part_s,
+    )
+
+
+def _go(job: _Job, loop: "FitLoop") -> None:
+    """Run the loop, with progress shown and pictures drawn beside it."""
+    from fitting.overlays import OverlayPool
+    from fitting.progress import Progress
+
+    config = job.config
+    count = job.dataset.count()
+    count = count if config.limit is None else min(count, config.limit)
+    with contextlib.ExitStack() as stack:
+        loop.progress = stack.enter_context(Progress(count))
+        if config.overlays != "none":
+            loop.overlays = stack.enter_context(
+                OverlayPool(job.store, job.load_body, config.data, 1, job.rooms.draw)
+            )
+            loop.max_overlays = None if config.overlays == "all" else config.overlays
+        loop.run(islice(job.dataset.iter_samples(), config.limit))
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -330,42 +360,39 @@ def _batch_size(config: RunConfig, device: str) -> int:
 
 
 def code_version() -> str:
-    """Return the version of this project, "source" where it is not installed."""
+    """Return the version of this project; with ``+source`` where it runs from a checkout."""
+    import tomllib
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("pseudogt")
     except PackageNotFoundError:
-        return "source"
+        pass
+    try:
+        with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+            return tomllib.load(file)["project"]["version"] + "+source"
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return "unknown"
 
 
-def _dry_run(
-    config: RunConfig,
-    settings: dict[str, Any],
-    dataset: Any,
-    body: "BodyData",
-    store: "FitStore",
-    run_id: str,
-    shard: tuple[int, int],
-) -> int:
-    from itertools import islice
-
+def _dry_run(job: _Job) -> int:
     import yaml
 
     from curation.schema import image_key
     from fitting.loop import in_shard
 
+    config, store, run_id = job.config, job.store, job.info.run_id
     stored = store.stored_images(run_id)
     images = to_do = 0
-    for sample in islice(dataset.iter_samples(), config.limit):
-        if in_shard(sample.image_id, shard):
+    for sample in islice(job.dataset.iter_samples(), config.limit):
+        if in_shard(sample.image_id, job.shard):
             key = image_key(sample.image_id)
             images += 1
             to_do += key not in stored.done or (config.retry_failed and key in stored.failed)
-    sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    sys.stdout.write(yaml.safe_dump(dict(job.info.config), sort_keys=False, allow_unicode=True))
     sys.stdout.write(
-        f"# dataset  {config.data} ({dataset.kind})\n"
-        f"# body     {body.name} ({body.sha256[:12]})\n"
+        f"# dataset  {config.data} ({job.dataset.kind})\n"
+        f"# body     {job.body.name} ({job.body.sha256[:12]})\n"
         f"# photos   {images}, of which {images - to_do} are done and {to_do} are to do\n"
         f"# rows     {store.run_dir(run_id)}\n"
         f"# record   {store.run_path(run_id)}\n"

@@ -1,7 +1,9 @@
 """How far a fit is from the truth, where the dataset has it (rendered people)."""
 
+import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from curation.reproject import posed_joints, trunk_lean_deg
 from curation.schema import POSE_SHAPES
 
 __all__ = ["NO_TRUTH", "errors_against_truth"]
+
+_log = logging.getLogger(__name__)
 
 NO_TRUTH: dict[str, Any] = {
     "has_truth": False,
@@ -35,7 +39,11 @@ def errors_against_truth(
         joints: (J, 3) of the fit, metres, camera frame.
         truth: The fields of BodyParams, and ``body_sha256`` of the body they belong to.
     """
-    if str(truth.get("body_sha256", "")) != body.sha256 or not {*POSE_SHAPES, "transl"} <= {*truth}:
+    made_with = str(truth.get("body_sha256", ""))
+    if made_with != body.sha256:
+        _say_once(made_with, body.name)
+        return NO_TRUTH
+    if not {*POSE_SHAPES, "transl"} <= {*truth}:
         return NO_TRUTH
     try:
         expected = posed_joints(body, truth)
@@ -53,3 +61,12 @@ def errors_against_truth(
         "pa_mpjpe_mm": float(pa_mpjpe_mm(*pair)),
         "trunk_lean_error_deg": trunk_lean_deg(joints, body) - trunk_lean_deg(expected, body),
     }
+
+
+@cache
+def _say_once(made_with: str, name: str) -> None:
+    _log.warning(
+        "the dataset's truth was made with body %s, not with %s: errors are not measured",
+        made_with[:12] or "(unnamed)",
+        name,
+    )

@@ -151,7 +151,7 @@ def test_where_the_focal_length_comes_from():
     np.testing.assert_array_equal(target.center_px, [320, 400])
 
 
-def test_truth_counts_only_for_its_own_body():
+def test_truth_counts_only_for_its_own_body(caplog):
     body = random_body(0)
     params = random_params(body, 1)
     row = row_maker(body).row(
@@ -166,3 +166,4 @@ def test_truth_counts_only_for_its_own_body():
         assert not errors_against_truth(body, np.zeros((55, 3)), truth)["has_truth"]
     broken = params | {"body_sha256": body.sha256, "body_pose": np.zeros((23, 3))}
     assert not errors_against_truth(body, np.zeros((55, 3)), broken)["has_truth"]
+    assert "made with body ffffffffffff, not with random-0" in caplog.text
