@@ -56,7 +56,9 @@ def _widen(shapedirs: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files, print their paths."""
-    parser = argparse.ArgumentParser(prog="python -m bodymodel.openbody.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bodymodel.openbody.export", description=__doc__
+    )
     parser.add_argument("out", type=Path, metavar="DIR", help="folder to write to")
     args = parser.parse_args(argv)
     for path in export_open_body(args.out):

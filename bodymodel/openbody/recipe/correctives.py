@@ -115,7 +115,9 @@ def fit_correctives(
             continue
         gram = x.T @ x + _RIDGE * len(poses) / 100 * np.eye(len(columns))
         solved = np.linalg.solve(gram, x.T @ y).reshape(len(columns), len(members), 3)
-        out[half[members][:, None, None], np.arange(3)[:, None], columns] = solved.transpose(1, 2, 0)
+        out[half[members][:, None, None], np.arange(3)[:, None], columns] = solved.transpose(
+            1, 2, 0
+        )
     out = _symmetric(out, vertices, mirror)
     out[np.abs(out) < _LEAST] = 0
     return out, _report(v, joints, w, out[half], rng)
@@ -193,7 +195,7 @@ def _transforms(joints, local) -> np.ndarray:
 
 
 def _spread_twist(v, joints, local, maps, forearms):
-    """Turn forearm vertices by their share of the wrist's twist; the hand as a whole is as before."""
+    """Turn forearm vertices by their share of the wrist's twist; the hand stays as it is."""
     for wrist, axis, share in forearms:
         angle = _twist(local[wrist], axis)
         if angle == 0:

