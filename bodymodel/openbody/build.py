@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 BUILDER_VERSION = "1"
+SUMS = "SHA256SUMS"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,9 +28,12 @@ def main(argv: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as temporary:
         paths = build_all(args.out, args.cache or Path(temporary), BUILDER_VERSION, log)
+    lines = []
     for path in sorted(set(paths)):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        sys.stdout.write(f"{digest}  {path.name}  {path.stat().st_size}\n")
+        lines.append(f"{digest}  {path.name}\n")
+    (args.out / SUMS).write_text("".join(lines))
+    sys.stdout.write("".join(lines))
     return 0
 
 

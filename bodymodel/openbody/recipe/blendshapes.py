@@ -66,7 +66,7 @@ _COMPONENTS: tuple[tuple[str, dict[str, float]], ...] = (
                              "mouthRollLower": -0.10, "mouthRollUpper": -0.10}),
     ("pucker, stretch", {"mouthPucker": 0.30, "mouthStretch": -0.25, "mouthDimple": -0.15}),
     ("brows up, down", {"browInnerUp": 0.30, "browOuterUp": 0.30, "browDown": -0.25}),
-    ("lids shut, wide", {"eyeBlink": 0.40, "eyeWide": -0.10}),
+    ("lids shut, wide", {"eyeBlink": 0.38, "eyeWide": -0.08}),
     ("inner brows up, squint", {"browInnerUp": 0.35, "browOuterUp": -0.25, "eyeSquint": -0.25}),
     ("funnel", {"mouthFunnel": 0.25, "mouthClose": -0.10}),
     ("chin and lips up", {"mouthShrugLower": 0.40, "mouthShrugUpper": 0.35, "jawForward": 0.15}),

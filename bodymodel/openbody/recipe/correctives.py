@@ -17,6 +17,7 @@ from bodymodel.spec import SMPLX_JOINTS, SMPLX_PARENTS, mirror_name
 
 _SPHERICAL = 0.65  # share of dual-quaternion skinning
 _RIDGE = 2e-3
+_ALONE = 3.0  # weight of a pose with one joint turned
 _LEAST = 3e-5  # metres; smaller entries are dropped
 
 # Ranges of motion (degrees) about x, y, z in the T-pose, left side; the right by mirror.
@@ -107,6 +108,10 @@ def fit_correctives(
     v, w = vertices[half], weights[half]
     poses = np.concatenate([random_poses(rng, single, False), random_poses(rng, several, True)])
     features, wanted = _teach(v, joints, w, poses)
+    # A joint turned alone is common and seen, so it weighs more than a contortion of all.
+    weight = np.repeat([_ALONE, 1.0], [single, several])
+    features = features * weight[:, None]
+    wanted = wanted * weight[:, None, None]
     out = np.zeros((len(vertices), 3, 9 * (len(SMPLX_JOINTS) - 1)))
     for members, columns in _groups(w, joints, v):
         x = features[:, columns]
@@ -195,7 +200,7 @@ def _transforms(joints, local) -> np.ndarray:
 
 
 def _spread_twist(v, joints, local, maps, forearms):
-    """Turn forearm vertices by their share of the wrist's twist; the hand as a whole is as before."""
+    """Turn forearm vertices by their share of the wrist's twist; the hand stays as it is."""
     for wrist, axis, share in forearms:
         angle = _twist(local[wrist], axis)
         if angle == 0:

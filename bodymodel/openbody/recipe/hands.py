@@ -43,7 +43,7 @@ def hand_poses(seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
         poses[:, f, 2, 2] = -0.62 * middle
     left = poses.reshape(_GRASPS, 45)
     relaxed = left[np.argsort(np.abs(shared - 0.22))[:200]].mean(0)
-    values, vectors = np.linalg.eigh(np.cov(left.T))
+    _, vectors = np.linalg.eigh(np.cov(left.T))
     components = vectors[:, ::-1].T
     for row in components:
         row *= np.sign(row[np.argmax(np.abs(row))])

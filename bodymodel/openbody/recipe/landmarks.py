@@ -1,10 +1,12 @@
 """The 51 face landmarks and the jaw line by yaw, as points on faces of the SMPL-X mesh.
 
 Lids and inner lips are taken from the rims of the mesh, the others from frontal picks relative to
-the middle of the eyes.
+the middle of the eyes. The picks were set where an independent detector (MediaPipe's face mesh)
+sees the points on renders of the three genders, averaged over both sides.
 """
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import ConvexHull
 
 from bodymodel.openbody.recipe.source import Source
@@ -13,15 +15,19 @@ from bodymodel.spec import FACE_LANDMARKS, mirror_name
 
 # (x, y) in mm on the left half of the face, seen from the front; the eyes' middle is the origin.
 _PICKS = {
-    "left_eye_brow5": (13.0, 13.3), "left_eye_brow4": (26.0, 15.0), "left_eye_brow3": (38.0, 16.4),
-    "left_eye_brow2": (48.0, 14.5), "left_eye_brow1": (58.2, 12.0),
-    "nose1": (0, -1.3), "nose2": (0, -15.7), "nose3": (0, -30.0), "nose4": (0, -39.5),
-    "nose_middle": (0, -52.0), "left_nose_1": (7.2, -51.5), "left_nose_2": (12.4, -48.4),
-    "left_mouth_2": (14.0, -67.0), "left_mouth_3": (7.0, -65.4), "mouth_top": (0, -66.6),
-    "left_mouth_5": (13.0, -80.8), "left_mouth_4": (7.0, -83.1), "mouth_bottom": (0, -83.7),
+    "left_eye_brow5": (12.6, 13.4), "left_eye_brow4": (25.2, 14.8), "left_eye_brow3": (37.0, 16.0),
+    "left_eye_brow2": (46.8, 13.8), "left_eye_brow1": (57.2, 14.8),
+    "nose1": (0, -0.5), "nose2": (0, -14.0), "nose3": (0, -27.8), "nose4": (0, -36.2),
+    "nose_middle": (0, -48.2), "left_nose_1": (6.9, -47.9), "left_nose_2": (12.0, -44.0),
+    "left_mouth_2": (13.6, -62.8), "left_mouth_3": (6.8, -61.4), "mouth_top": (0, -62.6),
+    "left_mouth_5": (12.8, -75.7), "left_mouth_4": (6.8, -77.9), "mouth_bottom": (0, -78.4),
 }  # fmt: skip
 
-_YAWS = np.array([*range(40), *range(-1, -40, -1)])
+# Where along the eye, from inner to outer corner, the lid points lie.
+_LIDS = {"left_eye3": 0.28, "left_eye2": 0.69, "left_eye5": 0.24, "left_eye6": 0.64}
+
+_YAWS = (*range(40), *range(-1, -40, -1))  # degrees, the order of the files' rows
+_YAW_SMOOTHING = 3.0  # degrees
 
 
 def landmark_points(source: Source, mean: np.ndarray) -> dict[str, np.ndarray]:
@@ -45,12 +51,10 @@ def landmark_points(source: Source, mean: np.ndarray) -> dict[str, np.ndarray]:
 def _lids(rim: np.ndarray) -> dict[str, np.ndarray]:
     outer, inner = rim[rim[:, 0].argmax()], rim[rim[:, 0].argmin()]
     level = np.interp(rim[:, 0], [inner[0], outer[0]], [inner[1], outer[1]])
+    upper, lower = rim[rim[:, 1] >= level], rim[rim[:, 1] <= level]
     out = {"left_eye1": outer, "left_eye4": inner}
-    for name, share, up in (
-        ("left_eye2", 2 / 3, True), ("left_eye3", 1 / 3, True),
-        ("left_eye5", 1 / 3, False), ("left_eye6", 2 / 3, False),
-    ):  # fmt: skip
-        lid = rim[(rim[:, 1] >= level) if up else (rim[:, 1] <= level)]
+    for name, share in _LIDS.items():
+        lid = upper if name in ("left_eye2", "left_eye3") else lower
         out[name] = _at_x(lid, inner[0] + share * (outer[0] - inner[0]))
     return out
 
@@ -63,8 +67,8 @@ def _lips(rim: np.ndarray) -> dict[str, np.ndarray]:
     lower = rim[rim[:, 1] <= np.interp(rim[:, 0], [0, corner[0]], [split, corner[1]])]
     out = {"left_mouth_1": corner, "left_lip_1": _at_x(upper, 0.86 * corner[0])}
     for name, lip, x in (
-        ("lip_top", upper, 0), ("left_lip_2", upper, 0.33), ("lip_bottom", lower, 0),
-        ("left_lip_3", lower, 0.33),
+        ("lip_top", upper, 0), ("left_lip_2", upper, 0.25), ("lip_bottom", lower, 0),
+        ("left_lip_3", lower, 0.25),
     ):  # fmt: skip
         out[name] = _at_x(lip, x * corner[0])
     return out
@@ -108,15 +112,23 @@ def embed_contour(
     used = np.unique(topology.faces[candidates])
     ok = np.zeros(len(topology.faces), bool)
     ok[candidates] = True
-    rows_f, rows_b = [], []
-    for yaw in np.deg2rad(_YAWS):
+    yaws = np.deg2rad(np.arange(-39, 40))
+    lines = []
+    for yaw in yaws:
         axis = np.array([np.cos(yaw), 0, np.sin(yaw)])
         flat = np.stack([vertices[used] @ axis, vertices[used, 1]], 1)
-        line = _jaw_line(vertices[used], flat, eye[1] + 0.010)
-        embedded = [_closest(vertices, topology.faces, ok, p) for p in line]
-        rows_f.append([f for f, _ in embedded])
-        rows_b.append([b for _, b in embedded])
-    return np.array(rows_f), np.array(rows_b)
+        lines.append(_jaw_line(vertices[used], flat, eye[1] + 0.010))
+    lines = np.stack(lines)
+    mirrored = lines[::-1, ::-1] * [-1, 1, 1]
+    # On a flat cheek the outline runs through centimetres of depth within a degree or two: smooth
+    # it, so that a fit sees no jump from row to row. In the picture that is a millimetre.
+    smooth = gaussian_filter1d((lines + mirrored) / 2, _YAW_SMOOTHING, axis=0, mode="nearest")
+    embedded = [
+        [_closest(vertices, topology.faces, ok, point) for point in smooth[39 + yaw]]
+        for yaw in _YAWS
+    ]
+    faces = np.array([[f for f, _ in row] for row in embedded])
+    return faces, np.array([[b for _, b in row] for row in embedded])
 
 
 def _face_mask(vertices: np.ndarray, eye: np.ndarray) -> np.ndarray:
@@ -167,9 +179,9 @@ def _from_front(vertices, faces, mask, xy) -> tuple[int, np.ndarray]:
     """Return the foremost face at (x, y) and the barycentric coordinates there."""
     corners = vertices[faces]
     a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
-    area = np.cross(b - a, c - a)
+    area = _cross(b - a, c - a)
     bary = np.stack(
-        [np.cross(b - xy, c - xy), np.cross(c - xy, a - xy), np.cross(a - xy, b - xy)], 1
+        [_cross(b - xy, c - xy), _cross(c - xy, a - xy), _cross(a - xy, b - xy)], 1
     ) / np.where(np.abs(area) < 1e-12, np.nan, area)[:, None]  # fmt: skip
     inside = mask & (np.nan_to_num(bary, nan=-1) > -1e-9).all(1) & (area > 0)
     depth = np.where(inside, (bary * corners[:, :, 2]).sum(1), -np.inf)
@@ -177,6 +189,10 @@ def _from_front(vertices, faces, mask, xy) -> tuple[int, np.ndarray]:
     if not inside[face]:
         raise RuntimeError(f"no face of the head lies behind the landmark at {xy}")
     return face, np.clip(bary[face], 0, 1) / np.clip(bary[face], 0, 1).sum()
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _closest(vertices, faces, mask, point) -> tuple[int, np.ndarray]:

@@ -5,7 +5,7 @@ and 26 (men), sigma 0.18, so that one body in forty is above 36. Round figures o
 adults (NCD-RisC, NHANES); no data set is copied. Anny's own sliders are solved for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,6 +73,11 @@ class Population:
     bmi: np.ndarray
     mass: np.ndarray
 
+    def centred(self, blend: np.ndarray, place: np.ndarray) -> "Population":
+        """Move every body so that a blend (N,) of its vertices lies at ``place`` (3,)."""
+        there = np.einsum("n,snd->sd", blend, self.points[:, : len(blend)])
+        return replace(self, points=self.points + (place - there)[:, None])
+
 
 def sample_population(source: Source, gender: Gender, size: int, seed: int) -> Population:
     """Draw adults, solve Anny's sliders for their stature and mass, pose them in the T-pose.
@@ -120,6 +125,15 @@ def sample_population(source: Source, gender: Gender, size: int, seed: int) -> P
     points = pose_to_t(source, _blend(source, coefficients))
     mass = _DENSITY * mesh_volume(source, points[:, : len(source.vertices)])
     return Population(points, female, stature, bmi, mass)
+
+
+def plain_body(source: Source) -> np.ndarray:
+    """Return the (N, 3) body of middling sliders in the T-pose, symmetric, to 0.01 mm."""
+    sliders = {"gender": np.array([0.5]), "age": np.array([0.7])}
+    local = np.zeros((1, len(source.local_changes)))
+    coefficients = _coefficients(source, sliders, local, np.array([0.35]), np.array([0.5]))
+    body = pose_to_t(source, _blend(source, coefficients))[0, : len(source.vertices)]
+    return np.round((body + body[source.mirror] * [-1, 1, 1]) / 2, 5)
 
 
 def _local_changes(source: Source, normal) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from bodymodel.openbody.recipe.decimate import collapse_half
 from bodymodel.openbody.recipe.source import Source
-from bodymodel.spec import SMPLH_VERTEX_IDS, SMPLX_VERTEX_IDS, VERTEX_KEYPOINTS, mirror_name
+from bodymodel.spec import SMPLX_VERTEX_IDS, VERTEX_KEYPOINTS, mirror_name
 
 _NAMED = {
     "nose": 297, "left_eye": 13574, "left_ear": 12099, "left_big_toe": 11559,
@@ -57,7 +57,7 @@ def smplx_topology(source: Source, mean: np.ndarray) -> Topology:
     locked[list(named.values())] = True
     locked |= source.region_vertices("eye_front.L", "eye_back.L") | rims(source)
     total = int((~tongue).sum())
-    keep, faces = collapse_half(mean, faces, mid, region_cost(source), locked, remove=total - 10475)
+    _, faces = collapse_half(mean, faces, mid, region_cost(source), locked, remove=total - 10475)
     faces = _open_socket(source, faces, mean)
     sampling = sparse.identity(len(mean), format="csr")
     return finish(

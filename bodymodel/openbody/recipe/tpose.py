@@ -7,7 +7,7 @@ from bodymodel.openbody.recipe.source import Source
 PELVIS = np.array([0.0, -0.351, 0.012])
 """Where the pelvis of every body lies, metres: the origin is near the chest, as in SMPL-X."""
 
-_CLAVICLE_UP, _SHOULDER_UP = np.deg2rad(9.0), np.deg2rad(16.0)
+_CLAVICLE_UP, _SHOULDER_UP = np.deg2rad(6.0), np.deg2rad(8.0)
 _LEG_OUT = np.deg2rad(2.5)
 _FAN = {2: 8.0, 3: 1.0, 4: -5.0, 5: -13.0}  # degrees forward of sideways, index to pinky
 _THUMB = np.array([0.70, -0.16, 0.70])

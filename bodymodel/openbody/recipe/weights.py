@@ -23,9 +23,12 @@ _SPREAD = {
 }  # fmt: skip
 _HAND_SPREAD, _FACE_SPREAD = 0.0015, 0.001
 
-# Parent, child, half width of the band in metres, and how far (m per m) the band leans towards
-# the parent on the side that the joint's bony tip is on (elbow: back; knee: front).
-_BANDS = (("left_shoulder", "left_elbow", 0.050, -0.25), ("left_hip", "left_knee", 0.065, 0.15))
+# Parent, child, end of the child's bone, half width of the band in metres, and how far (m per m)
+# the band leans towards the parent on the side of the joint's bony tip (elbow: back; knee: front).
+_BANDS = (
+    ("left_shoulder", "left_elbow", "left_wrist", 0.050, -0.25),
+    ("left_hip", "left_knee", "left_ankle", 0.065, 0.15),
+)
 
 
 def open_weights(source: Source, mean: np.ndarray, joints: np.ndarray) -> np.ndarray:
@@ -44,9 +47,10 @@ def open_weights(source: Source, mean: np.ndarray, joints: np.ndarray) -> np.nda
     spread = _spread(source, mean, joints, weights)
     diffused = _diffuse(source, mean, weights, spread)
     weights = np.where(rigid[:, None], weights, diffused)
-    for parent, child, width, lean in _BANDS:
-        for a, b in ((parent, child), (mirror_name(parent), mirror_name(child))):
-            weights = _band(weights, mean, joints, a, b, width, lean)
+    for *names, width, lean in _BANDS:
+        for side in (names, [mirror_name(name) for name in names]):
+            limb = [SMPLX_JOINTS.index(name) for name in side]
+            weights = _band(weights, mean, joints, limb, width, lean)
     weights = (weights + weights[source.mirror][:, joint_mirror()]) / 2
     weights[weights < 1e-4] = 0
     return weights / weights.sum(1, keepdims=True)
@@ -111,19 +115,16 @@ def _diffuse(source, mean, weights, spread, steps: int = 4) -> np.ndarray:
     return np.maximum(out, 0)
 
 
-def _band(weights, mean, joints, parent, child, width, lean) -> np.ndarray:
+def _band(weights, mean, joints, limb, width, lean) -> np.ndarray:
     """Share what parent and child hold together by the place along the limb."""
-    p, c = SMPLX_JOINTS.index(parent), SMPLX_JOINTS.index(child)
-    end = next(k for k, name in enumerate(SMPLX_JOINTS)
-               if name == {"elbow": child.replace("elbow", "wrist"),
-                           "knee": child.replace("knee", "ankle")}[child.split("_")[1]])  # fmt: skip
-    axis = joints[end] - joints[p]
+    parent, child, end = limb
+    axis = joints[end] - joints[parent]
     axis = axis / np.linalg.norm(axis)
-    offset = mean - joints[c]
+    offset = mean - joints[child]
     place = offset @ axis + lean * offset[:, 2]
     t = np.clip((place + width) / (2 * width), 0, 1)
     share = t * t * t * (t * (6 * t - 15) + 10)
     out = weights.copy()
-    both = weights[:, p] + weights[:, c]
-    out[:, p], out[:, c] = both * (1 - share), both * share
+    both = weights[:, parent] + weights[:, child]
+    out[:, parent], out[:, child] = both * (1 - share), both * share
     return out
