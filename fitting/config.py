@@ -55,7 +55,7 @@ class FitConfig:
             iterations=10, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
         ),
         StageConfig(
-            iterations=25, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
+            iterations=200, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
         ),
     )
     """Annealing on all points, from the best starts."""

@@ -55,21 +55,35 @@ FINE_POINTS = _fine_points()
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
-    """States that compete: (B, C, size), their energies (B, C) and iterations (B, C)."""
+    """States that compete: (B, C, size), and (B, C) of the rest."""
 
     x: Tensor
     energy: Tensor
     iterations: Tensor
+    converged: Tensor
 
     def take(self, which: Tensor) -> "_Candidates":
         """Return some (B, k) of each person's candidates."""
         x = self.x.gather(1, which[..., None].expand(-1, -1, self.x.shape[-1]))
-        return _Candidates(x, self.energy.gather(1, which), self.iterations.gather(1, which))
+        others = (self.energy, self.iterations, self.converged)
+        return _Candidates(x, *(values.gather(1, which) for values in others))
 
     def best(self) -> tuple["_Candidates", Tensor]:
         """Return the best of each person, and which (B, 1) it was."""
         order = self.energy.argsort(dim=1, stable=True)[:, :1]
         return self.take(order), order
+
+
+@dataclass(frozen=True, eq=False)
+class _Ending:
+    """Where each person of a batch ended, and how: FitResult's fields by the same names."""
+
+    x: Tensor
+    converged: Tensor
+    iterations: Tensor
+    winner: Tensor
+    start_energies: Tensor
+    start_margin: Tensor
 
 
 class Fitter:
@@ -247,6 +261,7 @@ class Fitter:
             solution.x.view(batch, count, size),
             torch.nan_to_num(solution.energy, nan=torch.inf).view(batch, count),
             solution.iterations.view(batch, count),
+            solution.converged.view(batch, count),
         )
 
     def _measure(self, energy: Energy, candidates: Tensor) -> _Candidates:
@@ -318,9 +333,10 @@ class Fitter:
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
-        return self._results(
-            targets, energy, final.x[:, 0], start_energies, margin, winner, iterations
+        ending = _Ending(
+            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
         )
+        return self._results(targets, energy, ending)
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
@@ -344,8 +360,12 @@ class Fitter:
         energy = self._energy(self._coarse, stage, evidence)
         final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
         best, _ = final.best()
-        spent = best.iterations.view(batch, count) + stage.iterations
-        return _Candidates(best.x.view(batch, count, size), best.energy.view(batch, count), spent)
+        return _Candidates(
+            best.x.view(batch, count, size),
+            best.energy.view(batch, count),
+            best.iterations.view(batch, count) + stage.iterations,
+            best.converged.view(batch, count),
+        )
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
         """Where the points of a limb stand among those of the coarse stages."""
@@ -355,12 +375,9 @@ class Fitter:
         self,
         targets: Sequence[FitTarget],
         energy: Energy,
-        x: Tensor,
-        start_energies: Tensor,
-        margin: Tensor,
-        winner: Tensor,
-        iterations: Tensor,
+        ending: _Ending,
     ) -> list[FitResult]:
+        x = ending.x
         layout = self._layout
         at = energy(x)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
@@ -381,7 +398,13 @@ class Fitter:
             used = residual[points[:, 2] >= self.config.min_confidence]
             used_parts = parts[points[:, 2] >= self.config.min_confidence]
             terms = at.terms[k].tolist()
-            finite = bool(torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k]))
+            status, reason = "ok", ""
+            if not (torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k])):
+                status, reason = "solver_error", "the solver ended at values that are not numbers"
+            elif not ending.converged[k]:
+                limit = self.config.fine[-1].iterations
+                status = "not_converged"
+                reason = f"the energy still fell after {limit} iterations of the last stage"
             results.append(
                 FitResult(
                     params={n: v[k].astype(np.float32) for n, v in params.items()},
@@ -392,12 +415,12 @@ class Fitter:
                     energy=dict(zip(TERMS, terms, strict=True)),
                     energy_total=float(at.energy[k]),
                     starts=tuple(name for name, _ in HEADINGS),
-                    start_energies=start_energies[k].cpu().float().numpy(),
-                    start_margin=float(margin[k]),
-                    winner=HEADINGS[int(winner[k])][0],
-                    iterations=int(iterations[k]),
-                    status="ok" if finite else "solver_error",
-                    reason="" if finite else "the solver ended at values that are not numbers",
+                    start_energies=ending.start_energies[k].cpu().float().numpy(),
+                    start_margin=float(ending.start_margin[k]),
+                    winner=HEADINGS[int(ending.winner[k])][0],
+                    iterations=int(ending.iterations[k]),
+                    status=status,
+                    reason=reason,
                 )
             )
         return results
