@@ -71,7 +71,8 @@ _MEDIAPIPE_FACE68 = (
 _MEDIAPIPE_POSE33 = (
     "nose", "left_eye_inner", "left_eye", "left_eye_outer",
     "right_eye_inner", "right_eye", "right_eye_outer", "left_ear", "right_ear",
-    "left_mouth_corner", "right_mouth_corner", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_mouth_corner", "right_mouth_corner",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
     "left_wrist", "right_wrist", "left_pinky_knuckle", "right_pinky_knuckle",
     "left_index_knuckle", "right_index_knuckle", "left_thumb_knuckle", "right_thumb_knuckle",
     "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",

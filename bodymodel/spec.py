@@ -45,7 +45,7 @@ def _hand_parents(wrist: int, first: int) -> tuple[int, ...]:
     )
 
 
-SMPLX_PARENTS = _BODY_PARENTS + (15, 15, 15) + _hand_parents(20, 25) + _hand_parents(21, 40)
+SMPLX_PARENTS = (*_BODY_PARENTS, 15, 15, 15, *_hand_parents(20, 25), *_hand_parents(21, 40))
 SMPLH_PARENTS = _BODY_PARENTS + _hand_parents(20, 22) + _hand_parents(21, 37)
 SMPL_PARENTS = (*_BODY_PARENTS, 20, 21)
 MANO_PARENTS = (-1, *_hand_parents(0, 1))

@@ -29,12 +29,16 @@ class FitResult:
         projected_2d: (145, 2) float32, the model's keypoints in pixels of the full image.
         residual_px: (145,) float32, distance to the detected point, NaN where there is none.
         residual_part_px: Median of residual_px by part (spec.PARTS), NaN where a part is unseen.
-        person_height_px: The scale that residuals are judged by: the height in pixels that the fitted
-            body has when it stands upright at its depth.
+        person_height_px: The scale that residuals are judged by: the height in pixels that the
+            fitted body has when it stands upright at its depth.
         energy: Final energy by term, without "total".
         energy_total: Their sum.
         starts: Names of the starts that were tried.
-        start_energies: (len(starts),) float32, energy of each start when it left the competition.
+        start_energies: (len(starts),) float32, of the body's points alone, by the same weights for
+            all.
+        start_margin: How much worse the best other answer is that faces another way, in parts of
+            the best's energy; NaN if there was none.
+        winner: Name of the start that won.
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
@@ -49,6 +53,8 @@ class FitResult:
     energy_total: float
     starts: tuple[str, ...]
     start_energies: np.ndarray
+    start_margin: float
+    winner: str
     iterations: int
     status: str
     reason: str

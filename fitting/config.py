@@ -1,0 +1,75 @@
+"""What can be chosen about a fit. Every weight multiplies a *squared* residual.
+
+Units follow SMPLify-X (Pavlakos et al. 2019, section 3.3 and its released configuration): 2D
+residuals count in thousandths of the picture height that a person usually has a good part of,
+angles in radians, shape in standard deviations. Two things differ on purpose. The picture height is
+replaced by 1.25 times the person's own height in pixels, so that a small person in a large picture
+is fitted as carefully as a large one; and hands and face, which have more points than the body, are
+weighted so that they do not out-vote it on where the body is.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One step of the annealing."""
+
+    iterations: int
+    """Most Levenberg-Marquardt iterations."""
+    w_pose: float
+    """Pose prior."""
+    w_shape: float
+    """Squared betas."""
+    w_hand_points: float = 0.0
+    """2D points of the fingers; 0 leaves the fingers at rest."""
+    w_face_points: float = 0.0
+    """2D points of the face; 0 leaves jaw, eyes and expression at rest."""
+    w_expression: float = 25.0
+    """Squared expression components."""
+    w_hand: float = 22.8
+    """Squared PCA coefficients of the hands (radians)."""
+    w_jaw: float = 2280.0
+    """Squared jaw opening; sideways and twist cost 100 times as much."""
+    w_eyes: float = 2280.0
+    """Squared eye rotations."""
+    w_limits: float = 1000.0
+    """Squared excess over the anatomical joint limits."""
+    robust_px: float = 100.0
+    """Scale of the Geman-McClure function, in the units of the 2D residuals."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How persons are fitted."""
+
+    coarse: tuple[StageConfig, ...] = (
+        StageConfig(iterations=8, w_pose=160.0, w_shape=2500.0),
+        StageConfig(iterations=10, w_pose=40.0, w_shape=400.0),
+    )
+    """Annealing on the body's points alone, from every start."""
+    flip: StageConfig = StageConfig(iterations=8, w_pose=22.8, w_shape=100.0)
+    """Short runs from limbs turned over in depth."""
+    fine: tuple[StageConfig, ...] = (
+        StageConfig(
+            iterations=10, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
+        ),
+        StageConfig(
+            iterations=25, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
+        ),
+    )
+    """Annealing on all points, from the best starts."""
+    keep: int = 2
+    """Starts that go on to the fine stages."""
+    limb_flips: bool = True
+    """Try each arm and leg turned over in depth before the fine stages."""
+    num_hand_components: int = 12
+    """PCA components that a hand's pose may use."""
+    loose_weight: float = 0.2
+    """Weight of the points that data sets place elsewhere than SMPL-X (keypoints.LOOSE_POINTS)."""
+    min_confidence: float = 0.1
+    """2D points below this confidence are not used."""
+    min_points: int = 5
+    """Fewest points of the body that a person is fitted to."""
+    tolerance: float = 1e-5
+    """A person is done when an iteration lowers the energy by less than this part of it."""

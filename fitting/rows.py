@@ -1,0 +1,177 @@
+"""From an observation and its fit to a row of the store. Torch-free."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bodymodel.body import BodyData
+from bodymodel.keypoints import FIT_KEYPOINTS
+from bodymodel.spec import PARTS, keypoint_part
+from curation.reproject import posed_joints, trunk_lean_deg
+from curation.samples import PersonObservation
+from curation.schema import FIT_STATUSES, PARAMETERS, POSE_SHAPES, fit_id
+from fitting.records import FitResult, FitTarget
+from fitting.truth import NO_TRUTH, errors_against_truth
+
+__all__ = ["RowMaker", "choose_focal", "fit_target"]
+
+_PART_POINTS = {
+    part: np.array([keypoint_part(name) == part for name in FIT_KEYPOINTS]) for part in PARTS
+}
+
+
+def choose_focal(observation: PersonObservation, given_px: float | None) -> tuple[float, str]:
+    """Return the focal length to fit with, in pixels, and where it comes from.
+
+    The user's, else EXIF's, else the image's diagonal: a 43 mm lens on 35 mm film, what CLIFF (Li
+    et al. 2022) and its successors assume.
+    """
+    if given_px is not None:
+        return float(given_px), "given"
+    if math.isfinite(observation.focal_px) and observation.focal_px > 0:
+        return float(observation.focal_px), "exif"
+    return float(math.hypot(observation.width, observation.height)), "default"
+
+
+def fit_target(observation: PersonObservation, given_px: float | None) -> FitTarget:
+    """Return what the solver is given of a person; the principal point is the image's centre."""
+    # What is stored is float32: solve with exactly that.
+    focal_px = float(np.float32(choose_focal(observation, given_px)[0]))
+    center_px = np.array([observation.width / 2, observation.height / 2], np.float32)
+    return FitTarget(observation.keypoints_2d, focal_px, center_px)
+
+
+@dataclass(frozen=True, eq=False)
+class RowMaker:
+    """Makes the rows of one run.
+
+    Attributes:
+        run_id: The run.
+        dataset: Name of the dataset.
+        body: The body that is fitted.
+        config_hash: Of the settings.
+        code_version: Of this project.
+        torch_version: Of torch.
+        device: The solver's.
+        focal_px: The user's focal length, None for EXIF or default.
+    """
+
+    run_id: str
+    dataset: str
+    body: BodyData
+    config_hash: str
+    code_version: str
+    torch_version: str
+    device: str
+    focal_px: float | None = None
+
+    def row(
+        self,
+        observation: PersonObservation,
+        result: FitResult | None,
+        image_path: str,
+        solve_ms: float = math.nan,
+        attempt: int = 0,
+    ) -> dict[str, Any]:
+        """Return a row of curation.schema.fit_schema.
+
+        Args:
+            observation: The person.
+            result: Their fit; None where the observation's status says why there is none.
+            image_path: Of the photo, relative to the dataset's root.
+            solve_ms: Their share of the solver's time.
+            attempt: How often the image was retried.
+        """
+        o = observation
+        status, reason = (o.status, o.reason) if result is None else (result.status, result.reason)
+        has_fit = result is not None and status in FIT_STATUSES
+        if has_fit and not _is_finite(result):
+            status, reason = "solver_error", "the solver gave numbers that are not finite"
+            has_fit = False
+        seen = o.keypoints_2d[:, 2] > 0
+        row: dict[str, Any] = {
+            "fit_id": fit_id(self.dataset, o.image_id, o.person_index, self.run_id),
+            "run_id": self.run_id,
+            "dataset": self.dataset,
+            "image_id": o.image_id,
+            "image_path": image_path,
+            "image_sha256": o.image_sha256,
+            "person_index": o.person_index,
+            "attempt": attempt,
+            "width": o.width,
+            "height": o.height,
+            "has_bbox": bool(np.isfinite(o.bbox_xyxy_px).all()),
+            "bbox_xyxy_px": o.bbox_xyxy_px,
+            "status": status,
+            "reason": reason,
+            "has_fit": has_fit,
+            "body_name": self.body.name,
+            "body_sha256": self.body.sha256,
+            "body_is_open": self.body.is_open,
+            "keypoint_convention": "fit",
+            "has_keypoints": bool(seen.any()),
+            "keypoints_2d": o.keypoints_2d,
+            "keypoint_source": o.keypoint_source,
+            "has_left_hand": bool((seen & _PART_POINTS["left_hand"]).any()),
+            "has_right_hand": bool((seen & _PART_POINTS["right_hand"]).any()),
+            "has_face": bool((seen & _PART_POINTS["face"]).any()),
+            "code_version": self.code_version,
+            "torch_version": self.torch_version,
+            "device": self.device,
+            "config_hash": self.config_hash,
+            "solve_ms": solve_ms,
+        }
+        row |= self._fit(o, result) if has_fit else self._no_fit()
+        return row
+
+    def _fit(self, observation: PersonObservation, result: FitResult) -> dict[str, Any]:
+        target = fit_target(observation, self.focal_px)
+        sizes = {"betas": self.body.num_betas, "expression": self.body.num_expression}
+        params = {k: result.params[k] for k in PARAMETERS if sizes.get(k, 1)}
+        joints = posed_joints(self.body, result.params)
+        body_px = float(result.residual_part_px["body"])
+        errors = NO_TRUTH
+        if observation.truth is not None:
+            errors = errors_against_truth(self.body, joints, observation.truth)
+        return params | {
+            "focal_px": target.focal_px,
+            "center_px": target.center_px,
+            "focal_source": choose_focal(observation, self.focal_px)[1],
+            "residual_px": result.residual_px,
+            **{f"residual_{part}_px": float(result.residual_part_px[part]) for part in PARTS},
+            "person_height_px": float(result.person_height_px),
+            "residual_body_pct": 100 * body_px / max(float(result.person_height_px), 1e-6),
+            "trunk_lean_deg": trunk_lean_deg(joints, self.body),
+            "energy": {str(k): float(v) for k, v in result.energy.items()},
+            "energy_total": float(result.energy_total),
+            "starts": list(result.starts),
+            "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
+            "start_margin": float(result.start_margin),
+            "start_winner": result.winner,
+            "iterations": int(result.iterations),
+            **errors,
+        }
+
+    def _no_fit(self) -> dict[str, Any]:
+        """Every column of _fit, empty."""
+        nan = math.nan
+        shapes = POSE_SHAPES | {"transl": (3,), "center_px": (2,)}
+        shapes |= {"residual_px": (len(FIT_KEYPOINTS),), "betas": (self.body.num_betas,)}
+        shapes |= {"expression": (self.body.num_expression,)}
+        numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
+        numbers += ("energy_total", "start_margin")
+        numbers += tuple(f"residual_{part}_px" for part in PARTS)
+        arrays = {k: np.full(shape, nan, np.float32) for k, shape in shapes.items() if all(shape)}
+        return (
+            arrays
+            | dict.fromkeys(numbers, nan)
+            | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
+            | {"start_winner": ""}
+            | {"iterations": 0, **NO_TRUTH}
+        )
+
+
+def _is_finite(result: FitResult) -> bool:
+    return all(np.isfinite(value).all() for value in result.params.values())

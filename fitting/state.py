@@ -1,0 +1,113 @@
+"""The unknowns of one person as a flat vector, and back."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bodymodel.body import BodyData
+from bodymodel.params import BodyParams
+from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where each parameter lies in the vector, and how hands are decoded.
+
+    Attributes:
+        slices: By name: global_orient, body_pose, transl, betas, jaw_pose, leye_pose, reye_pose,
+            left_hand_pca, right_hand_pca, expression. What the body's own points can tell comes
+            first.
+        coarse_size: Length of that first part, up to and with betas.
+        size: Length of the vector.
+        hand_components: (2, C, 45), left and right, rows.
+        hand_means: (2, 45).
+    """
+
+    slices: dict[str, slice]
+    coarse_size: int
+    size: int
+    hand_components: Tensor
+    hand_means: Tensor
+
+    @classmethod
+    def of(
+        cls, body: BodyData, components: int, dtype: torch.dtype, device: torch.device | str
+    ) -> "Layout":
+        """Return the layout for a body, with that many components of each hand."""
+        sizes = {
+            "global_orient": 3,
+            "body_pose": 63,
+            "transl": 3,
+            "betas": body.num_betas,
+            "jaw_pose": 3,
+            "leye_pose": 3,
+            "reye_pose": 3,
+            "left_hand_pca": components,
+            "right_hand_pca": components,
+            "expression": body.num_expression,
+        }
+        ends = np.cumsum(list(sizes.values()))
+        slices = {
+            name: slice(int(end) - size, int(end))
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+        }
+
+        def real(x: np.ndarray) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype, device=device)
+
+        return cls(
+            slices=slices,
+            coarse_size=slices["betas"].stop,
+            size=int(ends[-1]),
+            hand_components=real(body.hand_components[:, :components]),
+            hand_means=real(body.hand_means),
+        )
+
+    def columns(self, *names: str) -> Tensor:
+        """Return the positions of the named parameters in the vector."""
+        ids = [torch.arange(self.slices[n].start, self.slices[n].stop) for n in names]
+        return torch.cat(ids).to(self.hand_means.device)
+
+    def body_columns(self, joints: tuple[int, ...]) -> Tensor:
+        """Return the positions of the rotations of some body joints, by SMPL-X joint id."""
+        start = self.slices["body_pose"].start
+        ids = [start + 3 * (joint - 1) + axis for joint in joints for axis in range(3)]
+        return torch.tensor(ids, device=self.hand_means.device)
+
+    def full_pose(self, x: Tensor) -> Tensor:
+        """(B, size) -> (B, 55, 3) axis-angle, SMPL-X order."""
+        hands = [
+            self.hand_means[i] + x[:, self.slices[name]] @ self.hand_components[i]
+            for i, name in enumerate(("left_hand_pca", "right_hand_pca"))
+        ]
+        body = slice(0, self.slices["body_pose"].stop)
+        face = slice(self.slices["jaw_pose"].start, self.slices["reye_pose"].stop)
+        return torch.cat([x[:, body], x[:, face], *hands], 1).view(x.shape[0], 55, 3)
+
+    def shape(self, x: Tensor) -> Tensor:
+        """(B, size) -> (B, betas + expression)."""
+        return torch.cat([x[:, self.slices["betas"]], x[:, self.slices["expression"]]], 1)
+
+    def transl(self, x: Tensor) -> Tensor:
+        """(B, size) -> (B, 3) metres."""
+        return x[:, self.slices["transl"]]
+
+    def step(self, x: Tensor, delta: Tensor) -> Tensor:
+        """Add an increment; the root's is a small rotation applied on the left."""
+        out = x + delta
+        root = self.slices["global_orient"]
+        turned = rotvec_to_rotmat(delta[:, root]) @ rotvec_to_rotmat(x[:, root])
+        out[:, root] = rotmat_to_rotvec(turned)
+        return out
+
+    def params(self, x: Tensor) -> BodyParams:
+        """(B, size) -> parameters with one batch dimension."""
+        params = BodyParams.zeros(x.shape[0], dtype=x.dtype, device=x.device)
+        return replace(
+            params.with_full_pose(self.full_pose(x)),
+            betas=x[:, self.slices["betas"]],
+            expression=x[:, self.slices["expression"]],
+            transl=self.transl(x),
+        )
