@@ -6,8 +6,6 @@ arrays as indices and values, blend shapes as 16-bit integers with a scale per c
 (steps of at most 0.01 mm). ``load_open_arrays`` expands them.
 """
 
-import logging
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -69,7 +67,6 @@ def load_open_arrays(
             f"{path} is missing; build the open body with: "
             f"python -m bodymodel.openbody.build --out {path.parent}"
         )
-    _say_what_it_is()
     own = unpack(path)
     mesh = unpack(path.parent / _mesh_file(family))
     rig = unpack(path.parent / f"{family.upper()}_RIG.npz")
@@ -80,15 +77,6 @@ def load_open_arrays(
     parents = np.array(FAMILIES[family].parents, np.int64)
     out["kintree_table"] = np.stack([parents, np.arange(len(parents))]).astype(np.uint32)
     return out
-
-
-@cache
-def _say_what_it_is() -> None:
-    """Log once a process that this is not SMPL-X."""
-    logging.getLogger(__name__).warning(
-        "using the open body: SMPL-X's file format, not SMPL-X. Its parameters mean nothing with "
-        "a licensed body; never mix them."
-    )
 
 
 def write_open_files(

@@ -293,6 +293,24 @@ def test_fingers_close_towards_the_palm(side):
     assert (np.sign(first) == np.sign(first[0, 0])).all()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_grasp_brings_the_thumb_to_the_fingers(side):
+    """The first component closes the hand, the thumb with it, not away from it."""
+    data = body("smplx")
+    ids = [FAMILIES["smplx"].vertex_ids[VERTEX_KEYPOINTS.index(f"{side}_{name}")]
+           for name in ("thumb", "middle")]  # fmt: skip
+    components, mean = data[f"hands_components{side[0]}"], data[f"hands_mean{side[0]}"]
+    inwards = -1 if side == "left" else 1  # flexion is about -z on the left hand
+    sign = inwards * np.sign(components[0].reshape(5, 3, 3)[:4, :, 2].sum())
+    first = joint(f"{side}_index1")
+    gaps = []
+    for amount in (None, 0.0, 1.5):
+        pose = np.zeros(45) if amount is None else mean + sign * amount * components[0]
+        v = posed(data, {first + k: turn for k, turn in enumerate(pose.reshape(15, 3))})
+        gaps.append(np.linalg.norm(v[ids[0]] - v[ids[1]]))
+    assert gaps[0] > gaps[1] + 0.01 > gaps[2] + 0.03
+
+
 def test_hand_components_are_orthonormal_and_mirrored():
     data = body("smplx")
     for side in "lr":

@@ -4,6 +4,8 @@ import numpy as np
 
 _FINGERS = ("index", "middle", "pinky", "ring", "thumb")  # the files' order
 _GRASPS = 4000
+# Across the thumb's bone and its nail on the built mesh; bending turns about it, on the left hand.
+_THUMB_FLEXION = np.array([0.30, 0.94, -0.15])
 
 
 def hand_poses(seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -26,12 +28,14 @@ def hand_poses(seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
         curl = np.clip(shared + rng.normal(0, 0.15, _GRASPS), -0.1, 1.1)
         curl = np.where(solo, np.where(alone == f, rng.random(_GRASPS), 0.1), curl)
         if finger == "thumb":
-            # The thumb swings across the palm, then bends.
+            # The thumb swings across the palm, then bends. About +y its tip goes towards the
+            # fingers' roots, about +x and -z it goes down, to the palm's side.
             poses[:, f, 0] = np.stack(
-                [0.25 * curl, -0.35 * curl + rng.normal(0, 0.15, _GRASPS), -0.15 * curl], 1
+                [0.25 * curl, 0.35 * curl + rng.normal(0, 0.15, _GRASPS), -0.15 * curl], 1
             )
-            poses[:, f, 1, 1] = -0.6 * curl + rng.normal(0, 0.08, _GRASPS)
-            poses[:, f, 2, 1] = -0.8 * curl + rng.normal(0, 0.08, _GRASPS)
+            for link, bend in ((1, 0.6), (2, 0.8)):
+                angle = bend * curl + rng.normal(0, 0.08, _GRASPS)
+                poses[:, f, link] = angle[:, None] * _THUMB_FLEXION
             continue
         side = {"index": 1.0, "middle": 0.2, "ring": -0.5, "pinky": -1.2}[finger]
         knuckle = 1.35 * curl + rng.normal(0, 0.08, _GRASPS)

@@ -5,7 +5,7 @@ from scipy import sparse
 
 from bodymodel.openbody.recipe.source import Source
 from bodymodel.openbody.recipe.tpose import pelvis_of
-from bodymodel.spec import BODY_JOINTS, FAMILIES, SMPLX_JOINTS, Family, mirror_name
+from bodymodel.spec import FAMILIES, SMPLX_JOINTS, Family, mirror_name
 
 _MIDDLE = {
     "root": "pelvis", "spine05": "pelvis", "spine03": "spine1", "spine02": "spine2",
@@ -160,7 +160,3 @@ def _joints_of(bone: str) -> tuple[str, ...]:
         finger, link = stem.removeprefix("finger").split("-")
         return (f"{side}{_FINGERS[int(finger)]}{link}",)
     return ("head",)  # the bones of the face
-
-
-__all__ = ["BODY_JOINTS", "joint_mirror", "joint_targets", "joint_weights", "reduce_joints",
-           "weight_reduction"]  # fmt: skip
