@@ -35,6 +35,10 @@ class StageConfig:
     """Squared eye rotations."""
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
+    w_upright: float = 5000.0
+    """Squared sine of the angle by which the body's vertical leaves the image plane."""
+    upright_sine: float = 0.3
+    """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
     """Scale of the Geman-McClure function, in the units of the 2D residuals."""
 
