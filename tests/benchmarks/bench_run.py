@@ -1,9 +1,9 @@
-"""Rate and memory of a whole run on keypoints alone: python tests/benchmarks/bench_run.py [--rows 2000].
+"""A whole run on keypoints, one JSON line: python tests/benchmarks/bench_run.py [--rows 2000].
 
 Writes a dataset of OpenPose files of made people (motion-capture poses, noise 3 px, one small photo
 each) to a temporary folder, runs ``python -m fitting.run`` on it as a user would, with no detection
-and no overlays, and prints one JSON line: persons a second of wall time from start to end, start-up
-included, and the peak memory of the process, at the number of rows asked for and at a quarter of it.
+and no overlays. Persons a second are of wall time from start to end, start-up included; the peak
+memory is that of the process; both at the number of rows asked for and at a quarter of it.
 """
 
 import argparse
