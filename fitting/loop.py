@@ -28,6 +28,8 @@ __all__ = ["FitLoop", "RunError", "Solver", "Tally", "in_shard"]
 
 _log = logging.getLogger(__name__)
 
+_FIRST_PART_S = 1.0
+
 
 class RunError(RuntimeError):
     """The run as a whole cannot go on."""
@@ -104,7 +106,7 @@ class FitLoop:
         retry_failed: Whether photos of ``stored.failed`` are done again.
         before_batch: Called before each batch, to seed random generators.
         should_stop: Asked between photos and batches.
-        part_s: Seconds between parts: what a killed run loses at most.
+        part_s: Most seconds between parts: what a killed run loses. The first ones come sooner.
         part_rows: Rows after which a part is written anyway.
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
@@ -135,6 +137,7 @@ class FitLoop:
         self._batch: list[tuple[PersonObservation, _Image, int]] = []
         self._finished: list[dict[str, Any]] = []
         self._last_part = time.monotonic()
+        self._parts = 0
         self._drawn = 0
 
     def run(self, samples: Iterable[Sample]) -> None:
@@ -157,7 +160,7 @@ class FitLoop:
                 self._take(observation, image)
                 if self.should_stop():
                     return
-                is_time = time.monotonic() - self._last_part > self.part_s
+                is_time = time.monotonic() - self._last_part > self._interval_s()
                 if is_time or len(self._finished) >= self.part_rows:
                     self._write()
             self._close_before(None)
@@ -168,6 +171,10 @@ class FitLoop:
             if isinstance(observations, Generator):
                 observations.close()
             self._write()
+
+    def _interval_s(self) -> float:
+        """Return the seconds to the next part: short at first, so that no start is for nothing."""
+        return min(self.part_s, _FIRST_PART_S * 2**self._parts)
 
     def _wanted(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
