@@ -21,7 +21,7 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.records import FitResult, FitTarget
-from fitting.reference_config import ReferenceConfig, ReferenceStage
+from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
     MODEL_JOINTS,
     OPENPOSE_POINTS,
@@ -31,7 +31,7 @@ from fitting.reference_energy import (
     reference_energy,
     reference_evidence,
 )
-from fitting.reference_mesh import make_mesh, resolve_body
+from fitting.reference_mesh import make_mesh
 from fitting.starts import stature_m
 
 __all__ = ["Descent", "ReferenceFitter", "minimise_lbfgs", "reference_energy"]

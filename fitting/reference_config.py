@@ -5,10 +5,17 @@ its schedule, its weights, and those of its defects that change the energy or th
 minimum, each a switch that says what it does. What was mere book-keeping is put right.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+
+LICENCE_LINE = (
+    "the smplx package poses the bodies (--reference-body smplx); its licence allows "
+    "non-commercial research only"
+)
+"""What a command says when it is about to use that package."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +90,10 @@ class ReferenceConfig:
     """Most iterations a call; 5/4 as many evaluations."""
     min_points: int = 5
     """Fewest points of the body that a person is fitted to. The published solver takes anything."""
+
+
+def resolve_body(wanted: Literal["auto", "smplx", "own"]) -> Literal["smplx", "own"]:
+    """Return who poses the mesh: ``auto`` is smplx where it is installed. Loads nothing."""
+    if wanted != "auto":
+        return wanted
+    return "smplx" if importlib.util.find_spec("smplx") else "own"

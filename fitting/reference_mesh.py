@@ -6,7 +6,6 @@ it stands for. That package's licence allows non-commercial research only; ``own
 """
 
 import contextlib
-import importlib.util
 import io
 import tempfile
 from collections.abc import Callable
@@ -21,24 +20,12 @@ from bodymodel.body import BodyData
 from bodymodel.params import BodyParams
 from bodymodel.spec import SMPLX_VERTEX_IDS
 
-__all__ = ["LICENCE_LINE", "Mesh", "make_mesh", "resolve_body"]
-
-LICENCE_LINE = (
-    "the smplx package poses the bodies (--reference-body smplx); its licence allows "
-    "non-commercial research only"
-)
+__all__ = ["Mesh", "make_mesh"]
 
 Mesh = Callable[[BodyParams], Tensor]
 """(B) parameters -> (B, 127 or more, 3) SMPL-X keypoints in metres, the whole mesh posed."""
 
 _WIDE, _FIRST_EXPRESSION = 400, 300  # shape space of the published files since version 1.1
-
-
-def resolve_body(wanted: Literal["auto", "smplx", "own"]) -> Literal["smplx", "own"]:
-    """Return who poses the mesh: ``auto`` is smplx where it is installed. Loads nothing."""
-    if wanted != "auto":
-        return wanted
-    return "smplx" if importlib.util.find_spec("smplx") else "own"
 
 
 def make_mesh(
