@@ -24,10 +24,11 @@ from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
     MODEL_JOINTS,
-    OPENPOSE_POINTS,
+    POSE_PENALTIES,
     REFERENCE_TERMS,
     TORSO_EDGES,
     ReferenceEvidence,
+    find_problem,
     reference_energy,
     reference_evidence,
 )
@@ -156,6 +157,7 @@ class ReferenceFitter:
         self.device = torch.device(device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
         self._mesh = make_mesh(body, resolve_body(self.config.body), self.dtype, self.device)
+        self._pose_penalty = POSE_PENALTIES[self.config.body_prior]
         self._all = slice_body(body, dtype=torch.float64)
         components = body.hand_components[:, : self.config.num_hand_components]
         self._hand_components = self._real(components)
@@ -183,7 +185,7 @@ class ReferenceFitter:
     # --- one person ----------------------------------------------------------------------------
 
     def _fit_one(self, target: FitTarget) -> FitResult:
-        if problem := _problem(target, self.config.min_points):
+        if problem := find_problem(target, self.config.min_points):
             return self._refused("too_few_keypoints", problem)
         evidence = reference_evidence(target, self.dtype, self.device)
         torso = self._torso(evidence)
@@ -252,10 +254,8 @@ class ReferenceFitter:
 
     def _is_seen_from_the_side(self, evidence: ReferenceEvidence) -> bool:
         left, right = evidence.of("left_shoulder"), evidence.of("right_shoulder")
-        if (
-            not self.config.use_missing_torso_points
-            and evidence.confidence[[left, right]].min() <= 0
-        ):
+        are_seen = bool((evidence.confidence[[left, right]] > 0).all())
+        if not (are_seen or self.config.use_missing_torso_points):
             return True  # they do not say
         apart = (evidence.points_px[left] - evidence.points_px[right]).norm()
         return bool(apart < self.config.orientation_threshold_px)
@@ -290,7 +290,9 @@ class ReferenceFitter:
     def _energy(
         self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
     ) -> dict[str, Tensor]:
-        return reference_energy(self._mesh, params, evidence, stage, self.config, self._hand_means)
+        return reference_energy(
+            self._mesh, params, evidence, stage, self.config, self._hand_means, self._pose_penalty
+        )
 
     def _terms(
         self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
@@ -402,33 +404,6 @@ class ReferenceFitter:
 def _openpose(keypoints: Tensor) -> Tensor:
     """(K >= 127, 3) SMPL-X keypoints -> (118, 3)."""
     return keypoints[list(MODEL_JOINTS)]
-
-
-def _problem(target: FitTarget, min_points: int) -> str:
-    """Say why a person cannot be fitted, or nothing."""
-    points = np.asarray(target.keypoints_2d)
-    if points.shape != (len(FIT_KEYPOINTS), 3):
-        raise ValueError(
-            f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, "
-            f"got {points.shape}"
-        )
-    if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-        return f"the focal length is {target.focal_px} px; it must be positive"
-    if not np.isfinite(target.center_px).all():
-        return "the principal point is not a number"
-    height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
-    if not height > 0:
-        return f"the photo's height is {height} px; residuals are weighed by it"
-    used = {
-        name
-        for name in OPENPOSE_POINTS
-        if keypoint_part(name) == "body"
-        and np.isfinite(points[FIT_KEYPOINTS.index(name)]).all()
-        and points[FIT_KEYPOINTS.index(name), 2] > 0
-    }
-    if len(used) < min_points:
-        return f"{len(used)} points of the body are seen, at least {min_points} are needed"
-    return ""
 
 
 def _median(values: np.ndarray) -> float:

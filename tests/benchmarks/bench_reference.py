@@ -263,7 +263,9 @@ def main() -> None:
     polish_s, polished = cpu_seconds(
         lambda: same_energy(body, targets, fast_results, options.polish)
     )
-    solvers = ("reference", "fast", "same energy", "truth")
+    solvers = ("reference", "fast", "same energy")
+    if assumed == options.focal_px:  # else the truth does not even project to the points
+        solvers += ("truth",)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in solvers}
     single_s = []
     head = " ".join(f"{c:>{int(f[2:].split('.')[0])}.9}" for c, f in COLUMNS.items())
@@ -280,6 +282,8 @@ def main() -> None:
             ("same energy", polished[k], (batch_s + polish_s) / each, math.nan),
             ("truth", truth, math.nan, math.nan),
         ):
+            if name not in solvers:
+                continue
             row = {"cpu_s": cpu, "evaluations": evaluations}
             row |= measure(subjects, k, params, sliced, judge)
             rows[name].append(row)

@@ -480,3 +480,13 @@ def test_only_the_settings_of_the_solver_in_use_name_a_run(data, capsys):
     assert run_id("--solver", "lbfgs", "--reference-body", "own", "--fit.keep", "1") == slow
     assert run_id("--solver", "lbfgs", "--reference-body", "smplx") != slow
     assert run_id("--solver", "lbfgs", "--reference-body", "own", "--dtype", "float64") != slow
+
+
+def test_a_settings_file_chooses_the_solver_too(data, tmp_path, capsys):
+    path = tmp_path / "settings.yaml"
+    path.write_text("solver: lbfgs\nreference: {body: own, freeze_translation: false}\n")
+    assert run(data, "--dry-run", "--config", str(path)) == 0
+    first = summary(capsys)["run_id"]
+    flags = ("--reference-body", "own", "--reference.no-freeze-translation")
+    assert run(data, "--dry-run", "--solver", "lbfgs", *flags) == 0
+    assert summary(capsys)["run_id"] == first
