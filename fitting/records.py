@@ -1,5 +1,6 @@
 """What the solver takes and gives, one person at a time, as plain arrays."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,13 @@ class FitTarget:
         keypoints_2d: (145, 3) float32, ``fit`` convention: x px, y px, confidence 0-1.
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
+        height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
     """
 
     keypoints_2d: np.ndarray
     focal_px: float
     center_px: np.ndarray
+    height_px: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from curation.samples import PersonObservation
 from fitting.config import FitConfig
 from fitting.loop import Solver
 from fitting.overlays import draw_fit
+from fitting.reference_config import ReferenceConfig
 
 __all__ = ["Rooms", "real_rooms"]
 
@@ -27,7 +28,7 @@ class Rooms:
         open_dataset: (root, kind or None) -> curation.datasets.Dataset.
         observe: (samples, *, source, workers, cache_dir) -> observations, in order.
         load_body: (source, family, gender) -> the body; a module-level function.
-        make_fitter: (body, config, device, dtype) -> the solver.
+        make_fitter: (body, config, device, dtype) -> the solver that the config is of.
         start_torch: ("auto", "cpu", "cuda"...) -> the device's name, torch's version.
         seed: Seeds every random generator.
         draw: As fitting.overlays.draw_fit; a module-level function.
@@ -37,7 +38,7 @@ class Rooms:
     open_dataset: Callable[[Path, str | None], Any]
     observe: Callable[..., Iterable[PersonObservation]]
     load_body: Callable[[str, str, str], BodyData]
-    make_fitter: Callable[[BodyData, FitConfig, str, str], Solver]
+    make_fitter: Callable[[BodyData, FitConfig | ReferenceConfig, str, str], Solver]
     start_torch: Callable[[str], tuple[str, str]]
     seed: Callable[[int], None]
     draw: Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]] = draw_fit
@@ -49,9 +50,21 @@ def real_rooms() -> Rooms:
     from bodymodel.files import load_body
     from curation.datasets import open_dataset
     from curation.observe import observe
+
+    return Rooms(open_dataset, observe, load_body, make_fitter, start_torch, seed_everything)
+
+
+def make_fitter(
+    body: BodyData, config: FitConfig | ReferenceConfig, device: str, dtype: str
+) -> Solver:
+    """Return the solver whose settings these are."""
+    if isinstance(config, ReferenceConfig):
+        from fitting.reference import ReferenceFitter
+
+        return ReferenceFitter(body, config, device, dtype)
     from fitting.fit import Fitter
 
-    return Rooms(open_dataset, observe, load_body, Fitter, start_torch, seed_everything)
+    return Fitter(body, config, device, dtype)
 
 
 def start_torch(wanted: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ def fit_target(observation: PersonObservation, given_px: float | None) -> FitTar
     # What is stored is float32: solve with exactly that.
     focal_px = float(np.float32(choose_focal(observation, given_px)[0]))
     center_px = np.array([observation.width / 2, observation.height / 2], np.float32)
-    return FitTarget(observation.keypoints_2d, focal_px, center_px)
+    return FitTarget(observation.keypoints_2d, focal_px, center_px, float(observation.height))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +25,7 @@ import tyro
 
 from curation.cli import config_hash, parse_command_line, plain_config
 from fitting.config import FitConfig
+from fitting.reference_config import LICENCE_LINE, ReferenceConfig, resolve_body
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
@@ -60,8 +61,11 @@ class RunConfig:
     """Where fits start: keypoints. (mean, regressor:CKPT and fits:RUN are not there yet.)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Of the solver. float32 is faster, but may end one person in 20 up to 0.05 rad off."""
+    solver: Literal["fast", "lbfgs"] = "fast"
+    """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
+    faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
     batch_size: int | Literal["auto"] = "auto"
     """Persons solved together."""
     workers: int | Literal["auto"] = "auto"
@@ -87,14 +91,17 @@ class RunConfig:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is told on stderr."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """The solver's settings."""
+    """The fast solver's settings."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """The settings of the solver lbfgs."""
 
 
 NO_EFFECT = (
     "data", "out", "config", "device", "batch_size", "workers", "resume", "retry_failed",
     "overwrite", "run_id", "limit", "shard", "overlays", "dry_run", "log_level",
 )  # fmt: skip
-"""Settings that do not change what is fitted to a person; the hash of a run leaves them out."""
+"""Settings that do not change what is fitted to a person; the hash of a run leaves them out. So are
+those of the solver that is not used."""
 
 
 class UsageError(ValueError):
@@ -155,6 +162,7 @@ def _run(config: RunConfig, rooms: "Rooms | None") -> int:
 def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
     shard = _parse_shard(config.shard)
     _check(config)
+    config = _resolve(config)
     from curation.run_writer import RunInfo
     from curation.store import FitStore
 
@@ -172,7 +180,8 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
 
     store = FitStore(config.out or config.data / "fits")
     settings = plain_config(config) | {"dataset": dataset.kind}
-    run_hash = config_hash(settings | {"body_sha256": body.sha256}, NO_EFFECT)
+    unused = "reference" if config.solver == "fast" else "fit"
+    run_hash = config_hash(settings | {"body_sha256": body.sha256}, (*NO_EFFECT, unused))
     info = RunInfo(
         run_id=_choose_run_id(config, body, run_hash, store),
         config=settings,
@@ -265,7 +274,12 @@ def _make_loop(
             workers=workers,
             cache_dir=job.store.root / "cache" / "keypoints",
         ),
-        solver=rooms.make_fitter(job.body, config.fit, device, config.dtype),
+        solver=rooms.make_fitter(
+            job.body,
+            config.fit if config.solver == "fast" else config.reference,
+            device,
+            config.dtype,
+        ),
         rows=RowMaker(
             run_id=info.run_id,
             dataset=info.dataset,
@@ -340,6 +354,18 @@ def _check(config: RunConfig) -> None:
         raise UsageError("shards must agree on a name: give a new --run-id instead of --overwrite")
 
 
+def _resolve(config: RunConfig) -> RunConfig:
+    """Settle what "auto" leaves open about the solver, so that a run records what it used."""
+    if config.dtype == "auto":
+        config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    if config.solver == "lbfgs":
+        body = resolve_body(config.reference.body)
+        config = replace(config, reference=replace(config.reference, body=body))
+        if body == "smplx":
+            _log.warning(LICENCE_LINE)
+    return config
+
+
 def _choose_run_id(config: RunConfig, body: "BodyData", run_hash: str, store: "FitStore") -> str:
     if config.run_id is not None:
         return config.run_id
@@ -355,6 +381,8 @@ def _choose_run_id(config: RunConfig, body: "BodyData", run_hash: str, store: "F
 def _batch_size(config: RunConfig, device: str) -> int:
     if config.batch_size != "auto":
         return config.batch_size
+    if config.solver == "lbfgs":
+        return 1  # it takes one at a time anyway, and each is worth storing at once
     # On a CPU each core takes 32 at a time; on a GPU a batch that is too large is halved by itself.
     return 32 * (os.cpu_count() or 1) if device == "cpu" else 512
 

@@ -17,7 +17,7 @@ import yaml
 from curation.store import FitStore
 from fitting.config import FitConfig
 from fitting.loop import in_shard
-from tests.fitting.fakes import FakeDataset, fake_observe, fake_rooms, main
+from tests.fitting.fakes import FakeDataset, FakeFitter, fake_observe, fake_rooms, main
 
 ROOT = Path(__file__).parents[2]
 QUIET = ("--overlays", "none", "--log-level", "warning")
@@ -433,3 +433,56 @@ def test_pictures_of_a_few(data):
     assert main([str(data), "--overlays", "1", "--limit", "40"], fake_rooms()) == 0
     fronts = list((data / "fits/overlays").rglob("*.front.jpg"))
     assert 24 <= len(fronts) < 41
+
+
+# --- which solver --------------------------------------------------------------------------------
+
+
+def test_the_solver_is_chosen_by_its_settings(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    seen = []
+
+    def choose(body, config, device, dtype):
+        seen.append((type(config).__name__, getattr(config, "body", None), dtype))
+        return FakeFitter(body)
+
+    rooms = replace(fake_rooms(), make_fitter=choose)
+    for number, flags in enumerate(
+        (
+            (),
+            ("--solver", "lbfgs"),
+            ("--solver", "lbfgs", "--reference-body", "own", "--dtype", "float64"),
+        )
+    ):
+        caplog.clear()
+        assert main([str(data), *QUIET, "--out", str(tmp_path / str(number)), *flags], rooms) == 0
+        assert ("non-commercial" in caplog.text) == (number == 1)
+    assert seen == [
+        ("FitConfig", None, "float64"),
+        ("ReferenceConfig", "smplx", "float32"),
+        ("ReferenceConfig", "own", "float64"),
+    ]
+
+
+def test_only_the_settings_of_the_solver_in_use_name_a_run(data, capsys):
+    def run_id(*flags):
+        assert run(data, "--dry-run", *flags) == 0
+        return summary(capsys)["run_id"]
+
+    fast, slow = run_id(), run_id("--solver", "lbfgs", "--reference-body", "own")
+    assert fast != slow
+    assert run_id("--reference.robust-px", "50") == fast
+    assert run_id("--dtype", "float64") == fast
+    assert run_id("--solver", "lbfgs", "--reference-body", "own", "--fit.keep", "1") == slow
+    assert run_id("--solver", "lbfgs", "--reference-body", "smplx") != slow
+    assert run_id("--solver", "lbfgs", "--reference-body", "own", "--dtype", "float64") != slow
+
+
+def test_a_settings_file_chooses_the_solver_too(data, tmp_path, capsys):
+    path = tmp_path / "settings.yaml"
+    path.write_text("solver: lbfgs\nreference: {body: own, freeze_translation: false}\n")
+    assert run(data, "--dry-run", "--config", str(path)) == 0
+    first = summary(capsys)["run_id"]
+    flags = ("--reference-body", "own", "--reference.no-freeze-translation")
+    assert run(data, "--dry-run", "--solver", "lbfgs", *flags) == 0
+    assert summary(capsys)["run_id"] == first
