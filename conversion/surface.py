@@ -15,6 +15,7 @@ Rotations are matrices and their increments are ``exp(w)`` in the model's frame,
 singular pose.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,9 @@ class Unknowns:
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class Group:
+    """Vertices of one part of the body; see :meth:`Surface.groups`."""
+
     vertices: Tensor  # (n,) among the surface's
     bones: Tensor  # (K,) that skin them
     skin: Tensor  # (n, K)
@@ -247,7 +250,7 @@ class Surface:
             transl = transl + change[:, -3:]
         return State(rotations, shape, transl)
 
-    def groups(self, unknowns: Unknowns) -> list[_Group]:
+    def groups(self, unknowns: Unknowns) -> list[Group]:
         """Split the vertices by the part of the body, for :meth:`curvature`."""
         body, below = self.body, self._below_array
         skin = self.skin.cpu().numpy()
@@ -279,7 +282,7 @@ class Surface:
                 picked = block[levers[inner] - 1].permute(0, 2, 3, 1)  # (A, 3, n, 9)
                 corrective[inner] = picked.reshape(len(inner), -1, 9)
             out.append(
-                _Group(
+                Group(
                     vertices=self._whole(vertices),
                     bones=self._whole(bones),
                     skin=self._real(skin[np.ix_(vertices, bones)]),
@@ -297,18 +300,19 @@ class Surface:
         self,
         state: State,
         posed: Posed,
-        root_masses: Tensor,
-        groups: list[_Group],
+        groups: list[Group],
         unknowns: Unknowns,
+        rows: Callable[[Group, Tensor], Tensor],
     ) -> Tensor:
-        """Return the Gauss-Newton matrix of ``sum_v m_v |v - target|^2 / 2``.
+        """Return a Gauss-Newton matrix.
 
         Args:
             state: The bodies.
             posed: Of :meth:`pose`.
-            root_masses: (N,) sqrt(m), or (B, N).
             groups: Of :meth:`groups`.
             unknowns: By what.
+            rows: From a group and the derivative (B, 3, n, C) of its vertices to that of what is
+                squared, (B, 3, M, C).
 
         Returns:
             (B, P, P).
@@ -316,15 +320,12 @@ class Surface:
         batch, count = len(state.shape), unknowns.count
         total = torch.zeros(batch, count, count, dtype=self.dtype, device=self.device)
         for group in groups:
-            jacobian = self.jacobian(state, posed, group, unknowns)
-            jacobian = jacobian * root_masses[..., group.vertices].view(-1, 1, len(group.vertices), 1)
-            rows = jacobian.flatten(1, 2)
-            square = rows.mT @ rows
-            total[:, group.columns[:, None], group.columns] += square
+            weighed = rows(group, self.jacobian(state, posed, group, unknowns)).flatten(1, 2)
+            total[:, group.columns[:, None], group.columns] += weighed.mT @ weighed
         return total
 
     def jacobian(
-        self, state: State, posed: Posed, group: _Group, unknowns: Unknowns
+        self, state: State, posed: Posed, group: Group, unknowns: Unknowns
     ) -> Tensor:
         """Return the derivative (B, 3, n, C) of a group's vertices by its columns."""
         batch, n, a = len(state.shape), len(group.vertices), len(group.levers)
