@@ -37,7 +37,7 @@ class TrustRegion:
     max_radius: float = 20.0
     accept: float = 1e-3
     rtol: float = 1e-3
-    atol: float = 1e-6
+    atol: float = 1e-5
     max_iterations: int = 30
 
 

@@ -39,7 +39,7 @@ class TransferOptions:
     Attributes:
         start: ``closed_form``, or ``zeros``: the published stages from the T-pose.
         betas_weight: Ties betas to zero, mm^2 of mean square distance per squared standard
-            deviation. A hundredth leaves the surface where it is and forbids wild values.
+            deviation. A thousandth leaves the surface where it is and forbids wild values.
         expression_weight: Likewise.
         fingers_weight: Ties fingers that the source does not have to the flat hand, mm^2 / rad^2.
         num_samples: Vertices that the solver looks at before the polish.
@@ -49,8 +49,8 @@ class TransferOptions:
     """
 
     start: Literal["closed_form", "zeros"] = "closed_form"
-    betas_weight: float = 0.01
-    expression_weight: float = 0.01
+    betas_weight: float = 1e-3
+    expression_weight: float = 1e-4
     fingers_weight: float = 5.0
     num_samples: int = 1000
     iterations: int = 30
@@ -153,7 +153,9 @@ class Transfer:
         self._weights = self._real(match.weights.T)
         self._offsets = self._real(match.offsets)
         self._valid = self._whole(np.flatnonzero(match.valid))
-        part = np.array([keypoint_part(name) for name in target.joints])[target.weights.argmax(1)]
+        names = [name if name in ("left_hand", "right_hand") else keypoint_part(name)
+                 for name in target.joints]  # SMPL's hands are joints of that name
+        part = np.array(names)[target.weights.argmax(1)]
         self._parts = {p: self._whole(np.flatnonzero((part == p) & match.valid)) for p in PARTS}
 
     # --- what is given
@@ -215,6 +217,8 @@ class Transfer:
     ) -> TransferResult:
         """Convert meshes; ``place`` (B, 3) float64 was taken off them and is put back."""
         good = np.flatnonzero([not reason for reason in reasons])
+        if not len(good):
+            return self._nothing(reasons)
         unknowns, fixed = self.unknowns, None
         if shared_betas is not None:
             shape = unknowns.shape.copy()
@@ -224,7 +228,7 @@ class Transfer:
         points = Points(goal, self._masses)
         few = Points(goal[..., self._ids], self._sample_masses)
         outcome, matrix = self._solve(few, goal, unknowns, fixed)
-        settings = TrustRegion(rtol=1e-5, atol=1e-7, max_iterations=self.options.polish_iterations)
+        settings = TrustRegion(rtol=1e-4, atol=1e-5, max_iterations=self.options.polish_iterations)
         end, placed = polish(
             self.full, points, self.hold, outcome.state, unknowns, matrix, settings
         )
@@ -340,6 +344,27 @@ class Transfer:
             v2v_max_mm=spread(valid.amax(1)),
             v2v_part_mm={p: spread(x) for p, x in part.items()},
             iterations=np.nan_to_num(spread(solved.iterations + end.iterations)).astype(np.int64),
+        )
+
+    def _nothing(self, reasons: Sequence[str]) -> TransferResult:
+        """The result where no mesh can be used."""
+
+        def empty(*shape: int, dtype=np.float32) -> np.ndarray:
+            return np.full((len(reasons), *shape), np.nan, dtype)
+
+        body = self.target
+        return TransferResult(
+            full_pose=empty(len(body.parents), 3),
+            betas=empty(body.num_betas),
+            expression=empty(body.num_expression),
+            transl=empty(3, dtype=np.float64),
+            status=["input_error"] * len(reasons),
+            reason=list(reasons),
+            v2v_mean_mm=empty(),
+            v2v_p99_mm=empty(),
+            v2v_max_mm=empty(),
+            v2v_part_mm={p: empty() for p in PARTS},
+            iterations=np.zeros(len(reasons), np.int64),
         )
 
     def _real(self, array: np.ndarray) -> Tensor:
