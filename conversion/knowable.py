@@ -12,7 +12,7 @@ __all__ = ["Knowable", "knowable"]
 _FINGERS = frozenset((*LEFT_HAND_JOINTS, *RIGHT_HAND_JOINTS))
 _PALMS = ("left_hand", "right_hand")  # SMPL's stand-in for all fingers
 _HAS_FINGERS: tuple[Family, ...] = ("smplx", "smplh")
-_FINGERLESS_MASS = 0.1  # of a bent finger where the target's fingers are all one piece
+_FINGERLESS_MASS = 0.003  # of a bent finger where the target's fingers are all one piece
 
 
 @dataclass(frozen=True, eq=False)
