@@ -10,7 +10,7 @@ as published. :mod:`conversion.newton_cg` is the published optimiser, for readin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from conversion.align import closed_form_start, rest_state, solve_linear
 from conversion.correspondence import Correspondence, build_correspondence
 from conversion.inputs import check_meshes
 from conversion.knowable import knowable
+from conversion.result import TransferResult, failed_result
 from conversion.sampling import sample_edges, sample_vertices
 from conversion.solver import Edges, Hold, Outcome, Points, TrustRegion, curvature, minimize, polish
 from conversion.surface import State, Surface, Unknowns
@@ -56,39 +57,6 @@ class TransferOptions:
     iterations: int = 30
     polish_iterations: int = 6
     far_mm: float = 30.0
-
-
-@dataclass(frozen=True, eq=False)
-class TransferResult:
-    """B conversions. Rows whose status is not ok or not_converged hold NaN.
-
-    Attributes:
-        full_pose: (B, J, 3) float32 axis-angle in the order of the target's joints.
-        betas: (B, B') float32.
-        expression: (B, E) float32.
-        transl: (B, 3) float64 metres.
-        status: ok, not_converged, input_error or solver_error.
-        reason: One sentence where not ok.
-        v2v_mean_mm: (B,) distance to the sampled source on valid vertices; v2v_p99_mm, v2v_max_mm
-            likewise.
-        v2v_part_mm: Mean by spec.PARTS, NaN where a part has no valid vertex.
-        iterations: (B,) steps of the solver, polish included.
-    """
-
-    full_pose: np.ndarray
-    betas: np.ndarray
-    expression: np.ndarray
-    transl: np.ndarray
-    status: list[str]
-    reason: list[str]
-    v2v_mean_mm: np.ndarray
-    v2v_p99_mm: np.ndarray
-    v2v_max_mm: np.ndarray
-    v2v_part_mm: dict[str, np.ndarray] = field(default_factory=dict)
-    iterations: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.status)
 
 
 class Transfer:
@@ -180,16 +148,11 @@ class Transfer:
         Raises:
             ValueError: If a shape is wrong.
         """
-        parts = [full_pose.reshape(len(full_pose), -1), betas, transl]
-        if expression is not None:
-            parts.append(expression)
-        finite = np.isfinite(np.concatenate(parts, 1)).all(1)
-        tensors = [self._real(np.where(finite[:, None, None], full_pose, 0))]
-        tensors.append(self._real(np.where(finite[:, None], betas, 0)))
-        if expression is not None:
-            tensors.append(self._real(np.where(finite[:, None], expression, 0)))
-        with torch.no_grad():
-            vertices = self._model.forward_pose(*tensors).vertices
+        given = [full_pose, betas] + ([] if expression is None else [expression])
+        flat = [x.reshape(len(full_pose), -1) for x in (*given, transl)]
+        finite = np.isfinite(np.concatenate(flat, 1)).all(1)
+        given = [np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in given]
+        vertices = self.pose_source(*given)
         reasons = ["" if ok else "the parameters are not finite" for ok in finite]
         return self._convert(vertices, np.where(finite[:, None], transl, 0), reasons, shared_betas)
 
@@ -205,6 +168,57 @@ class Transfer:
         vertices, middle, reasons = check_meshes(vertices, self.source)
         return self._convert(self._real(vertices), middle, reasons, shared_betas)
 
+    def shared_betas(self, frames: Sequence["np.ndarray | Sequence[np.ndarray]"]) -> np.ndarray:
+        """Return the one shape, (B',), that suits meshes of one person best.
+
+        Each mesh is solved for by itself; near its answer its energy is a quadratic of the betas
+        once all else has followed (the Schur complement of the Gauss-Newton matrix), and the sum of
+        these has its minimum in closed form.
+
+        Args:
+            frames: Batches of meshes as for ``convert_vertices``.
+
+        Raises:
+            ValueError: If no mesh can be used.
+        """
+        first = 3 * int(self.unknowns.joints.sum())
+        mine = np.arange(first, first + self.target.num_betas)
+        rest = np.setdiff1d(np.arange(self.unknowns.count), mine)
+        mine, rest = self._whole(mine), self._whole(rest)
+        total, moment = 0.0, 0.0
+        for batch in frames:
+            vertices, _, reasons = check_meshes(batch, self.source)
+            good = np.flatnonzero([not reason for reason in reasons])
+            if not len(good):
+                continue
+            with torch.no_grad():
+                goal = self._sampled_source(self._real(vertices[good]))
+                few = Points(goal[..., self._ids], self._sample_masses)
+                outcome, matrix = self._solve(few, goal, self.unknowns, None)
+            matrix = matrix.double()
+            ridge = 1e-6 * matrix.diagonal(dim1=1, dim2=2).mean(1)
+            matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+            across = matrix[:, rest[:, None], mine]
+            inner = torch.linalg.solve(matrix[:, rest[:, None], rest], across)
+            schur = matrix[:, mine[:, None], mine] - across.mT @ inner
+            betas = outcome.state.shape[:, : self.target.num_betas].double()
+            total = total + schur.sum(0)
+            moment = moment + (schur @ betas[..., None]).sum(0)
+        if isinstance(total, float):
+            raise ValueError("no frame can be used to find the shape")
+        return torch.linalg.solve(total, moment)[:, 0].cpu().numpy()
+
+    def pose_source(
+        self,
+        full_pose: np.ndarray,
+        betas: np.ndarray,
+        expression: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return the source's meshes (B, V, 3), without translation."""
+        given = [full_pose, betas] + ([] if expression is None else [expression])
+        with torch.no_grad():
+            return self._model.forward_pose(*(self._real(x) for x in given)).vertices
+
     # --- the stages
 
     @torch.no_grad()
@@ -218,7 +232,7 @@ class Transfer:
         """Convert meshes; ``place`` (B, 3) float64 was taken off them and is put back."""
         good = np.flatnonzero([not reason for reason in reasons])
         if not len(good):
-            return self._nothing(reasons)
+            return failed_result(self.target, reasons)
         unknowns, fixed = self.unknowns, None
         if shared_betas is not None:
             shape = unknowns.shape.copy()
@@ -331,12 +345,11 @@ class Transfer:
                 )
             elif not settled[row]:
                 status[k], told[k] = "not_converged", "the solver stopped before it settled"
-        transl = spread(end.state.transl, np.float64) + place
         return TransferResult(
             full_pose=spread(pose),
             betas=spread(end.state.shape[:, :betas]),
             expression=spread(end.state.shape[:, betas:]),
-            transl=transl,
+            transl=spread(end.state.transl, np.float64) + place,
             status=status,
             reason=told,
             v2v_mean_mm=spread(mean),
@@ -344,27 +357,6 @@ class Transfer:
             v2v_max_mm=spread(valid.amax(1)),
             v2v_part_mm={p: spread(x) for p, x in part.items()},
             iterations=np.nan_to_num(spread(solved.iterations + end.iterations)).astype(np.int64),
-        )
-
-    def _nothing(self, reasons: Sequence[str]) -> TransferResult:
-        """The result where no mesh can be used."""
-
-        def empty(*shape: int, dtype=np.float32) -> np.ndarray:
-            return np.full((len(reasons), *shape), np.nan, dtype)
-
-        body = self.target
-        return TransferResult(
-            full_pose=empty(len(body.parents), 3),
-            betas=empty(body.num_betas),
-            expression=empty(body.num_expression),
-            transl=empty(3, dtype=np.float64),
-            status=["input_error"] * len(reasons),
-            reason=list(reasons),
-            v2v_mean_mm=empty(),
-            v2v_p99_mm=empty(),
-            v2v_max_mm=empty(),
-            v2v_part_mm={p: empty() for p in PARTS},
-            iterations=np.zeros(len(reasons), np.int64),
         )
 
     def _real(self, array: np.ndarray) -> Tensor:
