@@ -65,7 +65,7 @@ class Bodies:
         except FileNotFoundError as error:
             raise ClipError(str(error)) from None
         except ValueError as error:
-            raise ClipError(f"{clip.name}: {error}") from None
+            raise ClipError(f"{clip.name} has {wanted} betas: {error}") from None
         if clip.body_sha256 and clip.body_sha256 != body.sha256:
             raise ClipError(
                 f"{clip.name} has parameters of the body with hash {clip.body_sha256[:12]}, and "

@@ -232,6 +232,9 @@ def _clip(
     is_motion: bool = False,
 ) -> Clip:
     count, joints = len(pose), len(FAMILIES[family].joints)
+    if betas.ndim and betas.shape[-1] > 10:  # AMASS has 16, most of them zero in some sets
+        used = np.flatnonzero(np.any(betas, axis=tuple(range(betas.ndim - 1))))
+        betas = betas[..., : max(10, 1 + used.max(initial=0))]
     arrays = {
         "full_pose": pose.reshape(count, joints, 3).astype(np.float32),
         "betas": _per_frame(betas, count, "betas").astype(np.float32),
@@ -289,6 +292,7 @@ def _from_3dpw(path: Path, name: str) -> Iterator[Clip]:
 def _from_parquet(path: Path, name: str) -> Iterator[Clip]:
     """Rows of this project's store or of a conversion, or any table with the same columns."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     wanted = {c for columns in POSE_COLUMNS.values() for c, _ in columns}
@@ -302,7 +306,7 @@ def _from_parquet(path: Path, name: str) -> Iterator[Clip]:
     if "has_fit" in table.column_names:
         table = table.filter(table["has_fit"])
     elif "status" in table.column_names:
-        table = table.filter(pa.compute.is_in(table["status"], pa.array(["ok", "not_converged"])))
+        table = table.filter(pc.is_in(table["status"], pa.array(["ok", "not_converged"])))
     if not len(table):
         raise ClipError(f"{path} has no row with parameters")
 

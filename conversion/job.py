@@ -32,9 +32,7 @@ class Tally:
         by_status: Frames, by status, that this invocation converted.
         skipped: Frames that were done already.
         bad_files: Files without a clip, and why.
-        v2v_mm: Means, p99s and maxima of the frames.
         solve_s: Time in conversion.
-        worst: Of (mean v2v, clip, frame), the largest.
     """
 
     by_status: Counter = field(default_factory=Counter)
@@ -126,11 +124,11 @@ class Job:
                 self.progress(last - first)
             else:
                 todo.append((part, first, last))
-        if not todo:
+        if not todo and not self.npz:
             return
         transfer = self._transfer(clip)
         betas = None
-        if self.shared_betas and clip.is_motion and count > 1:
+        if todo and self.shared_betas and clip.is_motion and count > 1:
             betas = self._shape(transfer, clip, count)
         for part, first, last in todo:
             begin = time.monotonic()
@@ -274,7 +272,8 @@ def posed_vertices(target: BodyData, result: TransferResult, rows: slice) -> np.
     model = BodyModel(target)
     given = (result.full_pose[rows], result.betas[rows], result.expression[rows])
     with torch.no_grad():
-        out = model.forward_pose(*(torch.as_tensor(x) for x in given)).vertices.numpy()
+        out = model.forward_pose(*(torch.as_tensor(np.nan_to_num(x)) for x in given))
+    out = out.vertices.numpy()
     return out + result.transl[rows, None]
 
 

@@ -124,7 +124,7 @@ def result_columns(result: TransferResult, target: BodyData) -> dict[str, np.nda
     out, first = {}, 0
     for column, joints in POSE_COLUMNS[target.family]:
         part = result.full_pose[:, first : first + joints]
-        out[column] = part.reshape(len(part), -1)
+        out[column] = part.reshape(len(part), 3 * joints)
         first += joints
     out["betas"] = result.betas
     if target.num_expression:
