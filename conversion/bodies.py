@@ -57,8 +57,10 @@ class Bodies:
         """
         family = clip.family or self.family or self._by_vertices(num_vertices)
         wanted = 0 if clip.family is None else clip.arrays["betas"].shape[1]
-        faces = 0 if clip.family is None or "expression" not in clip.arrays else (
-            clip.arrays["expression"].shape[1]
+        faces = (
+            0
+            if clip.family is None or "expression" not in clip.arrays
+            else (clip.arrays["expression"].shape[1])
         )
         try:
             body = self._load(self._source, family, clip.gender, wanted or 10, faces or 10)

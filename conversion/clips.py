@@ -1,6 +1,6 @@
 """Reading what people have: AMASS, SPIN, EFT, 3DPW, plain npz and Parquet, meshes. Torch-free.
 
-A source is a list of clips: motions or sets of fits of one body. Nothing in a file is ever executed.
+A source is a list of clips: motions or sets of fits of one body. Nothing in a file is executed.
 """
 
 import json
@@ -298,9 +298,7 @@ def _from_parquet(path: Path, name: str) -> Iterator[Clip]:
     wanted = {c for columns in POSE_COLUMNS.values() for c, _ in columns}
     wanted |= {"betas", "expression", "transl", "has_fit", "status", "image_id", "label"}
     wanted |= {"body_name", "body_sha256", "gender"}
-    table = pq.ParquetFile(path).read(
-        [c for c in pq.read_schema(path).names if c in wanted]
-    )
+    table = pq.ParquetFile(path).read([c for c in pq.read_schema(path).names if c in wanted])
     if "global_orient" not in table.column_names or "body_pose" not in table.column_names:
         raise ClipError(f"{path} has no columns global_orient and body_pose")
     if "has_fit" in table.column_names:
@@ -346,7 +344,9 @@ def _read_mesh(path: Path) -> np.ndarray | str:
 
     try:
         # process=False and maintain_order: trimesh would merge and reorder vertices.
-        mesh = trimesh.load(path, process=False, maintain_order=True, force="mesh", skip_materials=True)
+        mesh = trimesh.load(
+            path, process=False, maintain_order=True, force="mesh", skip_materials=True
+        )
         return np.asarray(mesh.vertices, np.float64)
     except Exception as error:  # a damaged mesh can raise nearly anything
         return f"{path.name} cannot be read as a mesh ({type(error).__name__}: {error})"

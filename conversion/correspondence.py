@@ -66,7 +66,9 @@ class Correspondence:
                 f"{self.corners.min()}..{self.corners.max()}"
             )
         off = np.abs(self.weights[self.valid].sum(1) - 1)
-        if not np.isfinite([*self.weights.T, self.offsets]).all() or (off.size and off.max() > 1e-3):
+        if not np.isfinite([*self.weights.T, self.offsets]).all() or (
+            off.size and off.max() > 1e-3
+        ):
             raise ValueError("barycentric weights must be finite and sum to 1 at valid vertices")
 
     @property
@@ -81,9 +83,7 @@ class Correspondence:
     def apply(self, vertices: np.ndarray) -> np.ndarray:
         """Sample meshes (equation 3): (..., Vs, 3) -> (..., Vt, 3), in any unit."""
         if vertices.shape[-2:] != (self.num_source, 3):
-            raise ValueError(
-                f"vertices must be (..., {self.num_source}, 3), got {vertices.shape}"
-            )
+            raise ValueError(f"vertices must be (..., {self.num_source}, 3), got {vertices.shape}")
         a, b, c = (vertices[..., self.corners[:, k], :] for k in range(3))
         points = sum(x * self.weights[:, k, None] for k, x in enumerate((a, b, c)))
         if not self.offsets.any():
@@ -138,9 +138,7 @@ def build_correspondence(
         a, b, c = (laid[corners[:, k]] for k in range(3))
         size = np.sqrt(np.linalg.norm(np.cross(b - a, c - a), axis=1))
         offsets = np.where(valid, ((goal - near) * across).sum(1) / np.maximum(size, 1e-12), 0)
-    return Correspondence(
-        corners, weights, valid, len(laid), offsets, source.name, target.name
-    )
+    return Correspondence(corners, weights, valid, len(laid), offsets, source.name, target.name)
 
 
 def _register(source: BodyData, target: BodyData) -> np.ndarray:
@@ -334,7 +332,9 @@ def load_official(path: Path, mask: Path | None = None) -> Correspondence:
     weights[valid] /= total[valid, None]
     if mask is not None:
         valid &= _read_mask(mask, len(valid))
-    return Correspondence(corners.astype(np.int64), weights, valid, num_source, np.zeros(len(valid)), str(path), "")
+    return Correspondence(
+        corners.astype(np.int64), weights, valid, num_source, np.zeros(len(valid)), str(path), ""
+    )
 
 
 def _read_mask(path: Path, count: int) -> np.ndarray:
@@ -348,7 +348,7 @@ def _read_mask(path: Path, count: int) -> np.ndarray:
         if array.shape == (count,) and set(np.unique(array)) <= {0, 1}:
             return array.astype(bool)
     for array in arrays:
-        if array.dtype.kind in "iu" and array.size and 0 <= array.min() and array.max() < count:
+        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < count:
             mask = np.zeros(count, bool)
             mask[array] = True
             return mask

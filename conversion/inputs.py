@@ -9,6 +9,7 @@ from bodymodel.body import BodyData
 __all__ = ["check_meshes"]
 
 _UNITS = {1000.0: "millimetres", 100.0: "centimetres", 39.37: "inches", 3.281: "feet"}
+_SPREAD = 5.0  # of the edges' ratios to the template's, from the 10th to the 90th percentile
 _LEAST, _MOST = 0.25, 2.5  # a toddler's edges are half as long as an adult's
 
 
@@ -40,8 +41,11 @@ def check_meshes(
             mesh = mesh.astype(np.float64)
             middles[k] = mesh.mean(0)
             mesh = mesh - middles[k]
-            scale = float(np.median(_lengths(mesh, edges)[long] / usual[long]))
-            reason = _scale_reason(scale)
+            ratio = np.sort(_lengths(mesh, edges)[long] / usual[long])
+            tenth = len(ratio) // 10
+            if ratio[-1 - tenth] > _SPREAD * max(ratio[tenth], 1e-12):
+                reason = f"the mesh's vertices are not in the order of {body.family}"
+            reason = reason or _scale_reason(float(np.median(ratio)))
             if not reason and _volume(mesh, body.faces) * volume < 0:
                 reason = (
                     "the mesh is inside out: it was mirrored, or its axes are left-handed; mirror "

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from conversion.bodies import Bodies
 from conversion.clips import Clip, ClipError, Frames
 from conversion.correspondence import Correspondence
 from conversion.output import PartStore, result_columns, write_amass, write_meshes
-from conversion.result import CONVERTED, TransferResult, failed_result
+from conversion.result import TransferResult, failed_result
 from conversion.transfer import Transfer, TransferOptions
 
 __all__ = ["Job", "Tally", "in_shard"]
@@ -220,11 +219,11 @@ class Job:
                 if frames[0].vertices is not None:
                     yield [f.vertices[0] for f in frames if not isinstance(f.vertices[0], str)]
                     continue
-                rest = [
-                    np.concatenate([getattr(f, n) for f in frames])
-                    for n in ("full_pose", "betas", "expression")
-                    if getattr(f, n) is not None
-                ]
+                names = ["full_pose", "betas"]
+                names += ["expression"] if frames[0].expression is not None else []
+                rest = [np.concatenate([getattr(f, name) for f in frames]) for name in names]
+                flat = np.concatenate([x.reshape(len(rows), -1) for x in rest], 1)
+                rest = [x[np.isfinite(flat).all(1)] for x in rest]
                 yield transfer.pose_source(*rest).cpu().numpy()
 
         try:

@@ -5,8 +5,8 @@ Hessian only ever multiplies vectors, by differentiating the gradient once more.
 batch has its own radius and its own conjugate gradients. Much slower than
 :func:`conversion.solver.minimize`, and without any knowledge of bodies.
 
-Second derivatives at the T-pose need a rotation formula that has them (bodymodel.rotations); with the
-usual one, which divides by the angle, the products are wrong there.
+Second derivatives at the T-pose need a rotation formula that has them (bodymodel.rotations); with
+the usual one, which divides by the angle, the products are wrong there.
 """
 
 from collections.abc import Callable

@@ -2,9 +2,10 @@
 
 Conversions are not rows of the project's store of fits. A row there is a person in a photo, with a
 camera, keypoints and residuals in pixels, and its ``transl`` is in the camera's frame; a frame of
-motion capture or a bare mesh has none of these, and a row full of NaN would say that it was seen and
-not measured. So conversions have tables of their own, with the store's names, units and order for
-the parameters, the body's name and hash beside them, and the image's path where the source has one.
+motion capture or a bare mesh has none of these, and a row full of NaN would say that it was seen
+and not measured. So conversions have tables of their own, with the store's names, units and order
+for the parameters, the body's name and hash beside them, and the image's path where the source has
+one.
 """
 
 import os

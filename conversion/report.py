@@ -72,7 +72,11 @@ def text_table(numbers: "pd.DataFrame") -> str:
 
 
 def write_report(
-    path: Path, numbers: "pd.DataFrame", clips: Sequence[Clip | ClipError], bodies: Bodies
+    path: Path,
+    numbers: "pd.DataFrame",
+    clips: Sequence[Clip | ClipError],
+    bodies: Bodies,
+    unit_m: float = 1.0,
 ) -> Path:
     """Write the page.
 
@@ -81,6 +85,7 @@ def write_report(
         numbers: Of read_numbers.
         clips: The sources, for the pictures.
         bodies: Likewise.
+        unit_m: Of the sources, in metres.
     """
     there = numbers[numbers["status"].isin(CONVERTED)]
     worst = there.sort_values("v2v_mean_mm", ascending=False).head(_NUM_WORST)
@@ -101,7 +106,7 @@ def write_report(
         "Distances are between the result and the source's mesh sampled at its vertices; p99 and "
         "max are within a mesh for the line v2v, over the meshes for the parts."
     )
-    cards = "".join(_card(row, by_name, bodies) for row in worst.itertuples())
+    cards = "".join(_card(row, by_name, bodies, unit_m) for row in worst.itertuples())
     text = _PAGE.format(
         sentences=sentences, rows=rows, cards=cards, red=_RED_MM,
         failed=f"<h2>Not converted, or not settled</h2><ul>{told}</ul>" if told else "",
@@ -118,9 +123,9 @@ def _name(row) -> str:
     return html.escape(f"{row.clip}, frame {row.frame}{label}")
 
 
-def _card(row, clips: dict[str, Clip], bodies: Bodies) -> str:
+def _card(row, clips: dict[str, Clip], bodies: Bodies, unit_m: float) -> str:
     try:
-        image = _picture(row, clips[row.clip], bodies)
+        image = _picture(row, clips[row.clip], bodies, unit_m)
     except Exception as error:  # a picture must not cost the report
         _log.warning("no picture of %s, frame %s: %s", row.clip, row.frame, error)
         image = ""
@@ -131,7 +136,7 @@ def _card(row, clips: dict[str, Clip], bodies: Bodies) -> str:
     )
 
 
-def _picture(row, clip: Clip, bodies: Bodies) -> str:
+def _picture(row, clip: Clip, bodies: Bodies, unit_m: float) -> str:
     """Source, result, and the result painted by its distance from the source's surface."""
     import pyarrow.parquet as pq
     import torch
@@ -161,13 +166,11 @@ def _picture(row, clip: Clip, bodies: Bodies) -> str:
     with torch.no_grad():
         after = BodyModel(target).forward_pose(*(torch.as_tensor(x) for x in given))
     after = after.vertices[0].numpy()
-    # the camera looks at the middle of both; translation and unit do not matter here
-    size = np.ptp(after, axis=0).max() / np.ptp(before, axis=0).max()
-    if not 0.2 < size < 5:
-        before = before * size
-    shared = min(len(before), len(after)) if len(before) == len(after) else 0
-    shift = (before - after).mean(0) if shared else before.mean(0) - after.mean(0)
-    after = after + shift
+    after = after + column("transl")
+    if frames.vertices is None:
+        before = before + (frames.transl[0] * unit_m).astype(np.float32)
+    else:
+        before = before * unit_m
     gap = 1000 * _distance(before, source.faces, after)
     share = np.clip(gap / _RED_MM, 0, 1)[:, None]
     paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
@@ -217,7 +220,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 76rem;
+  margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 td, th {{ padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid #8884; }}
 td:first-child {{ text-align: left; white-space: pre; }}

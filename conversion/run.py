@@ -2,8 +2,8 @@
 
     python -m conversion.run amass/ --to smplx
 
-Parameters, and how far each row is from its source, go to Parquet files in ``amass_to_smplx/``, with a
-report of the worst. Run it again and it goes on where it stopped.
+Parameters, and how far each row is from its source, go to Parquet files in ``amass_to_smplx/``,
+with a report of the worst. Run it again and it goes on where it stopped.
 """
 
 import json
@@ -90,6 +90,8 @@ class RunConfig:
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     batch_size: int | Literal["auto"] = "auto"
     """Meshes solved together."""
+    threads: int = 1
+    """Of torch on a CPU. Cores are better used by one process each: see --shard."""
     part_frames: int = 2048
     """Frames a Parquet part: what an interruption costs at most."""
     resume: bool = True
@@ -107,8 +109,8 @@ class RunConfig:
 
 
 NO_EFFECT = (
-    "source", "out", "config", "npz", "meshes", "device", "batch_size", "resume", "limit", "shard",
-    "dry_run", "log_level",
+    "source", "out", "config", "npz", "meshes", "device", "batch_size", "threads", "resume",
+    "limit", "shard", "dry_run", "log_level",
 )  # fmt: skip
 """Settings that do not change a row."""
 
@@ -197,7 +199,7 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
             match = load_correspondence(config.correspondence, config.mask)
         except (ValueError, FileNotFoundError) as error:
             raise UsageError(str(error)) from None
-    device = _device(config.device)
+    device = _device(config.device, config.threads)
     batch = config.batch_size
     if not config.resume and any((out / "data").rglob("*.parquet")):
         raise UsageError(f"{out} has parts already; leave --no-resume out, or give another --out")
@@ -233,7 +235,7 @@ def _finish(
     if len(numbers):
         sys.stdout.write(text_table(numbers) + "\n")
         if signal is None:
-            report = write_report(out / "report.html", numbers, clips, bodies)
+            report = write_report(out / "report.html", numbers, clips, bodies, job.unit_m)
     line = {
         "frames": tally.frames,
         "ok": tally.by_status.get("ok", 0),
@@ -263,13 +265,13 @@ def _named_once(clips) -> Any:
         if not isinstance(clip, ClipError):
             name, k = clip.name, 2
             while clip.name.lower() in taken:
-                clip, k = dataclasses.replace(clip, name=f"{name}-{k}"), k + 1  # noqa: PLW2901
+                clip, k = dataclasses.replace(clip, name=f"{name}-{k}"), k + 1
             taken.add(clip.name.lower())
         yield clip
 
 
 def _check(config: RunConfig) -> None:
-    for name in ("batch_size", "part_frames", "limit", "num_betas"):
+    for name in ("batch_size", "threads", "part_frames", "limit", "num_betas"):
         value = getattr(config, name)
         if isinstance(value, int) and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
@@ -288,9 +290,10 @@ def _parse_shard(text: str) -> tuple[int, int]:
     raise UsageError(f"--shard must be I/N with 0 <= I < N, such as 0/4; got {text!r}")
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str, threads: int) -> str:
     import torch
 
+    torch.set_num_threads(threads)
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():

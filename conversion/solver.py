@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bodymodel.rotations import rotmat_to_rotvec
-from conversion.surface import Posed, State, Surface, Unknowns, Group
+from conversion.surface import Group, Posed, State, Surface, Unknowns
 
 __all__ = ["Edges", "Hold", "Outcome", "Points", "TrustRegion", "minimize", "polish"]
 
@@ -81,9 +81,7 @@ class Hold:
         out = state.rotations.new_zeros(*state.rotations.shape[:2], 3)
         tied = self.joints > 0
         if bool(tied.any()):
-            out[:, tied] = rotmat_to_rotvec(
-                state.rotations[:, tied] @ self.references[tied].mT
-            )
+            out[:, tied] = rotmat_to_rotvec(state.rotations[:, tied] @ self.references[tied].mT)
         return out
 
 
@@ -386,6 +384,4 @@ def _mix_posed(take: Tensor, new: Posed, old: Posed) -> Posed:
     if bool(take.all()):
         return new
     pairs = [(getattr(new, n), getattr(old, n)) for n in Posed.__dataclass_fields__]
-    return Posed(
-        *(torch.where(take.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs)
-    )
+    return Posed(*(torch.where(take.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))

@@ -324,16 +324,12 @@ class Surface:
             total[:, group.columns[:, None], group.columns] += weighed.mT @ weighed
         return total
 
-    def jacobian(
-        self, state: State, posed: Posed, group: Group, unknowns: Unknowns
-    ) -> Tensor:
+    def jacobian(self, state: State, posed: Posed, group: Group, unknowns: Unknowns) -> Tensor:
         """Return the derivative (B, 3, n, C) of a group's vertices by its columns."""
         batch, n, a = len(state.shape), len(group.vertices), len(group.levers)
         x = posed.rest[:, :, group.vertices].mT  # (B, n, 3)
         num_shape = group.dirs.shape[-1]
-        out = torch.zeros(
-            batch, 3, n, len(group.columns), dtype=self.dtype, device=self.device
-        )
+        out = torch.zeros(batch, 3, n, len(group.columns), dtype=self.dtype, device=self.device)
         lever = []
         world, offsets = posed.world[:, group.bones], posed.offsets[:, group.bones]
         for axis in range(3):

@@ -2,11 +2,12 @@
 
 The method is that of Choutas et al. 2020 (ExPose), supplement, section 3: the source's mesh is
 sampled at the target's vertices (:mod:`conversion.correspondence`), and the target's parameters
-are found by least squares: edges over the pose (equation 4), translation (5), vertices over all (6).
+are found by least squares: edges over the pose (equation 4), translation (5), vertices over all
+(6).
 
 By default the first two stages give way to a closed form (:mod:`conversion.align`), and the third
-runs on a sample of the vertices and is finished on all of them. With ``start="zeros"`` all three run
-as published. :mod:`conversion.newton_cg` is the published optimiser, for reading and for tests.
+runs on a sample of the vertices and is finished on all of them. With ``start="zeros"`` all three
+run as published. :mod:`conversion.newton_cg` is the published optimiser, for reading and for tests.
 """
 
 from collections.abc import Sequence
@@ -121,8 +122,10 @@ class Transfer:
         self._weights = self._real(match.weights.T)
         self._offsets = self._real(match.offsets)
         self._valid = self._whole(np.flatnonzero(match.valid))
-        names = [name if name in ("left_hand", "right_hand") else keypoint_part(name)
-                 for name in target.joints]  # SMPL's hands are joints of that name
+        names = [
+            name if name in ("left_hand", "right_hand") else keypoint_part(name)
+            for name in target.joints
+        ]  # SMPL's hands are joints of that name
         part = np.array(names)[target.weights.argmax(1)]
         self._parts = {p: self._whole(np.flatnonzero((part == p) & match.valid)) for p in PARTS}
 
@@ -286,9 +289,7 @@ class Transfer:
             by_group[id(group)] = tuple(self._whole(x) for x in index)
         # Edges between two groups (one in fifty) would couple them; they are left out.
         masses = np.where(inside, masses, 0)
-        edges = Edges(
-            goal[..., self._whole(used)], self._whole(ends), self._real(masses), by_group
-        )
+        edges = Edges(goal[..., self._whole(used)], self._whole(ends), self._real(masses), by_group)
         hold = Hold(self.hold.joints, self.hold.references, 0 * self.hold.shape)
         settings = TrustRegion(rtol=1e-4, max_iterations=3 * self.options.iterations)
         return minimize(surface, groups, edges, hold, state, pose, settings).state
