@@ -5,7 +5,8 @@ A source is a list of clips: motions or sets of fits of one body. Nothing in a f
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from bodymodel.pickles import load_model_pickle
 from bodymodel.spec import FAMILIES, Family, Gender
 
-__all__ = ["POSE_COLUMNS", "Clip", "ClipError", "Frames", "read_clips"]
+__all__ = ["POSE_COLUMNS", "Clip", "ClipError", "Frames", "check_source", "read_clips"]
 
 _MESHES = (".obj", ".ply")
 _PARAMETERS = (".npz", ".npy", ".pkl", ".json", ".parquet")
@@ -67,6 +68,7 @@ class Clip:
         body_sha256: Of the body's file, where the clip says it.
         fps: Frames per second, NaN where unknown.
         is_motion: Whether the frames are one person's, one after the other.
+        origin: The file, and which of its clips; None for meshes.
     """
 
     name: str
@@ -78,6 +80,19 @@ class Clip:
     body_sha256: str = ""
     fps: float = float("nan")
     is_motion: bool = False
+    origin: tuple[Path, int] | None = None
+
+    def reread(self) -> "Clip":
+        """Return the clip with its arrays, which :meth:`without_arrays` dropped."""
+        if self.origin is None:
+            return self
+        path, which = self.origin
+        found = next(islice(_read_file(path, self.name), which, None))
+        return replace(found, name=self.name)
+
+    def without_arrays(self) -> "Clip":
+        """Return a clip that takes no memory, for :meth:`reread`."""
+        return replace(self, arrays={}, labels=())
 
     def __len__(self) -> int:
         return len(self.meshes) or len(self.arrays["full_pose"])
@@ -87,6 +102,27 @@ class Clip:
         if self.meshes:
             return Frames(vertices=[_read_mesh(path) for path in self.meshes[first:last]])
         return Frames(**{name: array[first:last] for name, array in self.arrays.items()})
+
+
+def check_source(source: Path) -> list[Path]:
+    """Return the files of a known kind that a source is.
+
+    Args:
+        source: A file or a folder.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read.
+    """
+    kinds = (*_MESHES, *_PARAMETERS)
+    if source.is_file():
+        files = [source] if source.suffix in kinds else []
+    elif source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix in kinds)
+    else:
+        raise FileNotFoundError(f"{source} does not exist")
+    if not files:
+        raise FileNotFoundError(f"{source} holds no file of a known kind ({', '.join(kinds)})")
+    return files
 
 
 def read_clips(source: Path) -> Iterator[Clip | ClipError]:
@@ -100,16 +136,7 @@ def read_clips(source: Path) -> Iterator[Clip | ClipError]:
     Raises:
         FileNotFoundError: If there is nothing to read.
     """
-    if source.is_file():
-        files, root = [source], source.parent
-    elif source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.suffix in (*_MESHES, *_PARAMETERS))
-        root = source
-    else:
-        raise FileNotFoundError(f"{source} does not exist")
-    if not files or files[0].suffix not in (*_MESHES, *_PARAMETERS):
-        wanted = ", ".join((*_MESHES, *_PARAMETERS))
-        raise FileNotFoundError(f"{source} holds no file of a known kind ({wanted})")
+    files, root = check_source(source), source if source.is_dir() else source.parent
     folders: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix in _MESHES:
@@ -124,7 +151,8 @@ def read_clips(source: Path) -> Iterator[Clip | ClipError]:
             continue
         name = path.relative_to(root).with_suffix("").as_posix()
         try:
-            yield from _read_file(path, name)
+            for which, clip in enumerate(_read_file(path, name)):
+                yield replace(clip, origin=(path, which))
         except ClipError as error:
             yield error
         except Exception as error:  # a damaged file can raise nearly anything

@@ -29,12 +29,14 @@ class Tally:
 
     Attributes:
         by_status: Frames, by status, that this invocation converted.
+        clips: That were read, without their arrays, by name.
         skipped: Frames that were done already.
         bad_files: Files without a clip, and why.
         solve_s: Time in conversion.
     """
 
     by_status: Counter = field(default_factory=Counter)
+    clips: dict[str, Clip] = field(default_factory=dict)
     skipped: int = 0
     bad_files: list[str] = field(default_factory=list)
     solve_s: float = 0.0
@@ -97,6 +99,7 @@ class Job:
             if isinstance(clip, ClipError):
                 self._complain(str(clip))
                 continue
+            self.tally.clips[clip.name] = clip.without_arrays()
             count = len(clip) if limit is None else min(len(clip), limit)
             try:
                 self._convert(clip, count)

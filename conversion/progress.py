@@ -16,10 +16,10 @@ class Progress:
     """Counts frames, and says how fast and how long.
 
     Args:
-        total: Frames to go through.
+        total: Frames to go through, None where it is not known.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None) -> None:
         self.total, self.done = total, 0
         self._begin = self._said = time.monotonic()
         self._bar = None
@@ -37,11 +37,11 @@ class Progress:
         elif now - self._said > _EVERY_S:
             self._said = now
             rate = self.done / (now - self._begin)
-            minutes, seconds = divmod(round((self.total - self.done) / rate), 60)
-            _log.info(
-                "%d/%d meshes, %.1f a second, %d:%02d left",
-                self.done, self.total, rate, minutes, seconds,
-            )  # fmt: skip
+            left = ""
+            if self.total is not None:
+                minutes, seconds = divmod(round((self.total - self.done) / rate), 60)
+                left = f", {minutes}:{seconds:02d} left"
+            _log.info("%d meshes, %.1f a second%s", self.done, rate, left)
 
     def __enter__(self) -> "Progress":
         return self

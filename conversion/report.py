@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from bodymodel.spec import PARTS
 from conversion.bodies import Bodies
-from conversion.clips import POSE_COLUMNS, Clip, ClipError
+from conversion.clips import POSE_COLUMNS, Clip
 from conversion.output import PartStore
 from conversion.result import CONVERTED
 
@@ -74,7 +74,8 @@ def text_table(numbers: "pd.DataFrame") -> str:
 def write_report(
     path: Path,
     numbers: "pd.DataFrame",
-    clips: Sequence[Clip | ClipError],
+    clips: Mapping[str, Clip],
+    bad_files: Sequence[str],
     bodies: Bodies,
     unit_m: float = 1.0,
 ) -> Path:
@@ -83,14 +84,14 @@ def write_report(
     Args:
         path: Where to.
         numbers: Of read_numbers.
-        clips: The sources, for the pictures.
+        clips: The sources by name, for the pictures.
+        bad_files: Why files could not be read.
         bodies: Likewise.
         unit_m: Of the sources, in metres.
     """
     there = numbers[numbers["status"].isin(CONVERTED)]
     worst = there.sort_values("v2v_mean_mm", ascending=False).head(_NUM_WORST)
     failed = numbers[numbers["status"] != "ok"].head(_NUM_FAILED)
-    by_name = {clip.name: clip for clip in clips if isinstance(clip, Clip)}
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
         for line in summary_rows(numbers)
@@ -99,14 +100,14 @@ def write_report(
         f"<li>{_name(row)}: {html.escape(row.status)}, {html.escape(row.reason)}</li>"
         for row in failed.itertuples()
     )
-    bad = "".join(f"<li>{html.escape(str(c))}</li>" for c in clips if isinstance(c, ClipError))
+    bad = "".join(f"<li>{html.escape(reason)}</li>" for reason in bad_files)
     first = numbers.iloc[0]
     sentences = (
         f"From {html.escape(first['source_body_name'])} to {html.escape(first['body_name'])}. "
         "Distances are between the result and the source's mesh sampled at its vertices; p99 and "
         "max are within a mesh for the line v2v, over the meshes for the parts."
     )
-    cards = "".join(_card(row, by_name, bodies, unit_m) for row in worst.itertuples())
+    cards = "".join(_card(row, clips, bodies, unit_m) for row in worst.itertuples())
     text = _PAGE.format(
         sentences=sentences, rows=rows, cards=cards, red=_RED_MM,
         failed=f"<h2>Not converted, or not settled</h2><ul>{told}</ul>" if told else "",
@@ -123,9 +124,9 @@ def _name(row) -> str:
     return html.escape(f"{row.clip}, frame {row.frame}{label}")
 
 
-def _card(row, clips: dict[str, Clip], bodies: Bodies, unit_m: float) -> str:
+def _card(row, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> str:
     try:
-        image = _picture(row, clips[row.clip], bodies, unit_m)
+        image = _picture(row, clips[row.clip].reread(), bodies, unit_m)
     except Exception as error:  # a picture must not cost the report
         _log.warning("no picture of %s, frame %s: %s", row.clip, row.frame, error)
         image = ""

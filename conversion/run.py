@@ -151,16 +151,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig) -> int:
     _check(config)
     shard = _parse_shard(config.shard)
-    from conversion.clips import ClipError, read_clips
+    from conversion.clips import check_source, read_clips
 
     try:
-        clips = list(_named_once(read_clips(config.source)))
+        check_source(config.source)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
     settings = plain_config(config)
     out = config.out or config.source.with_name(f"{config.source.stem}_to_{config.to}")
     if config.dry_run:
-        return _dry_run(settings, clips, out)
+        return _dry_run(settings, config.source, out)
 
     from conversion.bodies import Bodies
     from conversion.progress import Progress, StopSignals
@@ -176,13 +176,12 @@ def _run(config: RunConfig) -> int:
         hashes = {}  # a target of another gender may be all that is needed
     run_hash = config_hash(settings | {"target": hashes}, NO_EFFECT)
     begin = time.monotonic()
-    total = sum(len(clip) for clip in clips if not isinstance(clip, ClipError))
-    total = total if config.limit is None else min(total, config.limit)
-    with StopSignals() as stop, Progress(total) as progress:
+    with StopSignals() as stop, Progress(config.limit) as progress:
         job = _make_job(config, bodies, out, run_hash, shard)
         job.should_stop, job.progress = (lambda: stop.signal is not None), progress.add
-        job.run(clips, config.limit)
-    return _finish(config, job, bodies, clips, out, time.monotonic() - begin, stop.signal)
+        # One file at a time: a data set does not fit into memory.
+        job.run(_named_once(read_clips(config.source)), config.limit)
+    return _finish(job, bodies, out, time.monotonic() - begin, stop.signal)
 
 
 def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: tuple) -> "Job":
@@ -220,10 +219,8 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
 
 
 def _finish(
-    config: RunConfig,
     job: "Job",
     bodies: Any,
-    clips: list,
     out: Path,
     seconds: float,
     signal: int | None,
@@ -235,7 +232,9 @@ def _finish(
     if len(numbers):
         sys.stdout.write(text_table(numbers) + "\n")
         if signal is None:
-            report = write_report(out / "report.html", numbers, clips, bodies, job.unit_m)
+            report = write_report(
+                out / "report.html", numbers, tally.clips, tally.bad_files, bodies, job.unit_m
+            )
     line = {
         "frames": tally.frames,
         "ok": tally.by_status.get("ok", 0),
@@ -251,7 +250,7 @@ def _finish(
     sys.stdout.write(json.dumps(line) + "\n")
     if signal is not None:
         return 128 + signal
-    return 0 if len(tally.bad_files) < len(clips) else 1
+    return 0 if (tally.frames or tally.skipped or not tally.bad_files) else 1
 
 
 def _named_once(clips) -> Any:
@@ -301,14 +300,14 @@ def _device(wanted: str, threads: int) -> str:
     return wanted
 
 
-def _dry_run(settings: dict[str, Any], clips: list, out: Path) -> int:
+def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
     import yaml
 
-    from conversion.clips import ClipError
+    from conversion.clips import ClipError, read_clips
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    frames = 0
-    for clip in clips:
+    count = frames = 0
+    for count, clip in enumerate(_named_once(read_clips(source)), start=1):
         if isinstance(clip, ClipError):
             sys.stdout.write(f"# bad      {clip}\n")
             continue
@@ -316,7 +315,7 @@ def _dry_run(settings: dict[str, Any], clips: list, out: Path) -> int:
         what = clip.family or "meshes"
         sys.stdout.write(f"# clip     {clip.name}: {len(clip)} frames, {what}, {clip.gender}\n")
     sys.stdout.write(f"# out      {out}\n")
-    summary = {"dry_run": True, "clips": len(clips), "frames": frames, "out": str(out)}
+    summary = {"dry_run": True, "clips": count, "frames": frames, "out": str(out)}
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
