@@ -306,8 +306,9 @@ def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
     from conversion.clips import ClipError, read_clips
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    count = frames = 0
-    for count, clip in enumerate(_named_once(read_clips(source)), start=1):
+    clips = frames = 0
+    for clip in _named_once(read_clips(source)):
+        clips += 1
         if isinstance(clip, ClipError):
             sys.stdout.write(f"# bad      {clip}\n")
             continue
@@ -315,7 +316,7 @@ def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
         what = clip.family or "meshes"
         sys.stdout.write(f"# clip     {clip.name}: {len(clip)} frames, {what}, {clip.gender}\n")
     sys.stdout.write(f"# out      {out}\n")
-    summary = {"dry_run": True, "clips": count, "frames": frames, "out": str(out)}
+    summary = {"dry_run": True, "clips": clips, "frames": frames, "out": str(out)}
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
