@@ -163,7 +163,8 @@ def read_clips(source: Path) -> Iterator[Clip | ClipError]:
 
 def _read_file(path: Path, name: str) -> Iterator[Clip]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a damaged file open that it opened itself
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             yield _from_arrays(_plain(file), name, path)
     elif path.suffix == ".npy":
         fits = np.load(path, allow_pickle=False)

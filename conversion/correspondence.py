@@ -280,7 +280,8 @@ def load_correspondence(path: Path, mask: Path | None = None) -> Correspondence:
     if path.suffix == ".pkl":
         return load_official(path, mask)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a damaged file open that it opened itself
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         return Correspondence(
             corners=arrays["corners"].astype(np.int64),

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -38,13 +37,3 @@ def up(smpl, smplx, up_match):
 @pytest.fixture(scope="session")
 def down(smplx, smpl):
     return Transfer(smplx, smpl)
-
-
-def smpl_people(count, seed=0, size=0.4):
-    """Random poses and shapes of SMPL; hands as they come."""
-    rng = np.random.default_rng(seed)
-    pose = rng.normal(size=(count, 24, 3)) * size
-    pose[:, 0] *= 3
-    pose[:, 22:] = 0
-    betas = rng.normal(size=(count, 10))
-    return pose.astype(np.float32), betas.astype(np.float32), rng.normal(size=(count, 3)) * 3
