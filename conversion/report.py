@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bodymodel.body import BodyData
 from bodymodel.spec import PARTS
 from conversion.bodies import Bodies
 from conversion.clips import POSE_COLUMNS, Clip
@@ -18,6 +19,8 @@ from conversion.result import CONVERTED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bodymodel.model import BodyModel
 
 __all__ = ["read_numbers", "text_table", "write_report"]
 
@@ -107,7 +110,8 @@ def write_report(
         "Distances are between the result and the source's mesh sampled at its vertices; p99 and "
         "max are within a mesh for the line v2v, over the meshes for the parts."
     )
-    cards = "".join(_card(row, clips, bodies, unit_m) for row in worst.itertuples())
+    painter = _Painter(clips, bodies, unit_m)
+    cards = "".join(_card(row, painter) for row in worst.itertuples())
     text = _PAGE.format(
         sentences=sentences, rows=rows, cards=cards, red=_RED_MM,
         failed=f"<h2>Not converted, or not settled</h2><ul>{told}</ul>" if told else "",
@@ -124,9 +128,9 @@ def _name(row) -> str:
     return html.escape(f"{row.clip}, frame {row.frame}{label}")
 
 
-def _card(row, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> str:
+def _card(row, painter: "_Painter") -> str:
     try:
-        image = _picture(row, clips[row.clip].reread(), bodies, unit_m)
+        image = painter.draw(row)
     except Exception as error:  # a picture must not cost the report
         _log.warning("no picture of %s, frame %s: %s", row.clip, row.frame, error)
         image = ""
@@ -137,50 +141,62 @@ def _card(row, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> str:
     )
 
 
-def _picture(row, clip: Clip, bodies: Bodies, unit_m: float) -> str:
-    """Source, result, and the result painted by its distance from the source's surface."""
-    import pyarrow.parquet as pq
-    import torch
+class _Painter:
+    """Draws rows; keeps the last clip and the models, so that ten rows of one clip are cheap."""
 
-    from bodymodel.model import BodyModel
+    def __init__(self, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> None:
+        self._clips, self._bodies, self._unit_m = clips, bodies, unit_m
+        self._clip: Clip | None = None
+        self._models: dict[str, BodyModel] = {}
 
-    frames = clip.frames(row.frame, row.frame + 1)
-    if frames.vertices is None:
-        source = bodies.source(clip)
-        extra = [frames.full_pose, frames.betas]
-        extra += [] if frames.expression is None else [frames.expression]
+    def _posed(self, body: BodyData, arrays: list[np.ndarray]) -> np.ndarray:
+        import torch
+
+        from bodymodel.model import BodyModel
+
+        if body.sha256 not in self._models:
+            self._models[body.sha256] = BodyModel(body)
+        model = self._models[body.sha256]
         with torch.no_grad():
-            given = BodyModel(source).forward_pose(*(torch.as_tensor(x) for x in extra))
-        before = given.vertices[0].numpy()
-    else:
-        source = bodies.source(clip, len(frames.vertices[0]))
-        before = frames.vertices[0]
-    target = bodies.target(source.gender)
-    table = pq.ParquetFile(row.path).read().slice(row.row, 1)
+            given = (torch.as_tensor(x) for x in arrays)
+            return model.forward_pose(*given).vertices[0].numpy()
 
-    def column(name: str) -> np.ndarray:
-        return np.array(table[name].to_pylist(), np.float32)
+    def draw(self, row) -> str:
+        """Return source, result, and the result painted by its distance from the source."""
+        import pyarrow.parquet as pq
 
-    pose = np.concatenate([column(c) for c, _ in POSE_COLUMNS[target.family]], 1)
-    given = [pose.reshape(1, -1, 3), column("betas")]
-    given += [column("expression")] if target.num_expression else []
-    with torch.no_grad():
-        after = BodyModel(target).forward_pose(*(torch.as_tensor(x) for x in given))
-    after = after.vertices[0].numpy()
-    after = after + column("transl")
-    if frames.vertices is None:
-        before = before + (frames.transl[0] * unit_m).astype(np.float32)
-    else:
-        before = before * unit_m
-    gap = 1000 * _distance(before, source.faces, after)
-    share = np.clip(gap / _RED_MM, 0, 1)[:, None]
-    paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
-    views = [
-        _view(before, source.faces, None),
-        _view(after, target.faces, None),
-        _view(after, target.faces, paint),
-    ]
-    return _embedded(np.concatenate(views, 1))
+        if self._clip is None or self._clip.name != row.clip:
+            self._clip = None  # two long clips need not be in memory together
+            self._clip = self._clips[row.clip].reread()
+        frames = self._clip.frames(row.frame, row.frame + 1)
+        if frames.vertices is None:
+            source = self._bodies.source(self._clip)
+            given = [frames.full_pose, frames.betas]
+            given += [] if frames.expression is None else [frames.expression]
+            shift = (frames.transl[0] * self._unit_m).astype(np.float32)
+            before = self._posed(source, given) + shift
+        else:
+            source = self._bodies.source(self._clip, len(frames.vertices[0]))
+            before = frames.vertices[0] * self._unit_m
+        target = self._bodies.target(source.gender)
+        table = pq.ParquetFile(row.path).read().slice(row.row, 1)
+
+        def column(name: str) -> np.ndarray:
+            return np.array(table[name].to_pylist(), np.float32)
+
+        pose = np.concatenate([column(c) for c, _ in POSE_COLUMNS[target.family]], 1)
+        given = [pose.reshape(1, -1, 3), column("betas")]
+        given += [column("expression")] if target.num_expression else []
+        after = self._posed(target, given) + column("transl")
+        gap_mm = 1000 * _distance(before, source.faces, after)
+        share = np.clip(gap_mm / _RED_MM, 0, 1)[:, None]
+        paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
+        views = [
+            _view(before, source.faces, None),
+            _view(after, target.faces, None),
+            _view(after, target.faces, paint),
+        ]
+        return _embedded(np.concatenate(views, 1))
 
 
 def _distance(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
