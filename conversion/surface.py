@@ -27,6 +27,7 @@ from bodymodel.body import BodyData
 from bodymodel.rotations import rotvec_to_rotmat, skew
 
 _SKIN_BELOW = 1e-3  # skin weights that the curvature leaves out; the gradient never does
+_CORRECTIVE_BELOW_M = 2e-4  # likewise, of correctives of joints elsewhere in the body
 _BRANCHES = (
     "left_hip", "right_hip", "left_collar", "right_collar", "neck", "left_wrist", "right_wrist",
 )  # fmt: skip
@@ -269,18 +270,19 @@ class Surface:
         for value in np.unique(label):
             vertices = np.flatnonzero(label == value)
             bones = np.flatnonzero((skin[vertices] > _SKIN_BELOW).any(0))
-            levers = np.flatnonzero(below[:, bones].any(1) & unknowns.joints)
+            moves = below[:, bones].any(1) | self._corrects(vertices)
+            levers = np.flatnonzero(moves & unknowns.joints)
             under = below[np.ix_(levers, bones)].T
             columns = (3 * column_of[levers] + np.arange(3)[:, None]).ravel()  # axis by axis
             corrective = None
-            if self.has_correctives:
+            if self.has_correctives and len(levers):
                 block = self.pose_dirs.view(self.num_joints - 1, 9, 3, -1)[..., vertices]
                 corrective = torch.zeros(
                     len(levers), 3 * len(vertices), 9, dtype=self.dtype, device=self.device
                 )
                 inner = np.flatnonzero(levers > 0)
                 picked = block[levers[inner] - 1].permute(0, 2, 3, 1)  # (A, 3, n, 9)
-                corrective[inner] = picked.reshape(len(inner), -1, 9)
+                corrective[inner] = picked.reshape(len(inner), 3 * len(vertices), 9)
             out.append(
                 Group(
                     vertices=self._whole(vertices),
@@ -294,6 +296,14 @@ class Surface:
                     corrective=corrective,
                 )
             )
+        return out
+
+    def _corrects(self, vertices: np.ndarray) -> np.ndarray:
+        """(J,) bool: the joints whose correctives move any of some vertices by what counts."""
+        out = np.zeros(self.num_joints, bool)
+        if self.has_correctives:
+            blocks = self.pose_dirs.view(self.num_joints - 1, 27, -1)[..., self._whole(vertices)]
+            out[1:] = (blocks.abs().amax((1, 2)) > _CORRECTIVE_BELOW_M).cpu().numpy()
         return out
 
     def curvature(

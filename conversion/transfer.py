@@ -56,7 +56,7 @@ class TransferOptions:
     fingers_weight: float = 5.0
     num_samples: int = 1000
     iterations: int = 30
-    polish_iterations: int = 6
+    polish_iterations: int = 10
     far_mm: float = 30.0
 
 
