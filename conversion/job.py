@@ -110,6 +110,10 @@ class Job:
                 if limit <= 0:
                     return
 
+    def forget(self) -> None:
+        """Let go of what was built for the bodies so far."""
+        self._transfers.clear()
+
     def _complain(self, reason: str) -> None:
         _log.error("%s", reason)
         self.tally.bad_files.append(reason)

@@ -228,6 +228,7 @@ def _finish(
     from conversion.report import read_numbers, text_table, write_report
 
     tally = job.tally
+    job.forget()  # the report's ray casting wants the memory
     report, numbers = None, read_numbers(job.store)
     if len(numbers):
         sys.stdout.write(text_table(numbers) + "\n")
