@@ -1,7 +1,7 @@
 """SMPL-X to SMPL and back, one JSON line: python tests/benchmarks/bench_round_trip.py.
 
-Motion capture poses, mirrored ones among them, random shapes and bent fingers; how far the 22 joints
-of the body come back, and the largest turn of any of them.
+Motion capture poses, mirrored ones among them, random shapes and bent fingers; how far the
+22 joints of the body come back, and the largest turn of any of them.
 """
 
 import argparse
