@@ -264,6 +264,8 @@ def _resolved_array(value: object) -> np.ndarray:
 
 
 def _resolve(value: object) -> object:
+    if isinstance(value, list):  # 3DPW: one array a person
+        return [_resolve(item) if isinstance(item, _Record) else item for item in value]
     if isinstance(value, _Record):
         try:
             return value.array()

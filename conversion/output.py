@@ -1,0 +1,208 @@
+"""Writing conversions: Parquet parts, npz in AMASS form, meshes. Torch-free.
+
+Conversions are not rows of the project's store of fits. A row there is a person in a photo, with a
+camera, keypoints and residuals in pixels, and its ``transl`` is in the camera's frame; a frame of
+motion capture or a bare mesh has none of these, and a row full of NaN would say that it was seen
+and not measured. So conversions have tables of their own, with the store's names, units and order
+for the parameters, the body's name and hash beside them, and the image's path where the source has
+one.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bodymodel.body import BodyData
+from bodymodel.spec import PARTS
+from conversion.clips import POSE_COLUMNS
+from conversion.result import TransferResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PartStore", "write_amass", "write_meshes"]
+
+FORMAT_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """The parts of a conversion below one directory: ``data/<clip>/part-<n>.parquet``.
+
+    Attributes:
+        root: The directory.
+        config_hash: Of the settings that change results.
+    """
+
+    root: Path
+    config_hash: str
+
+    def path(self, clip: str, part: int) -> Path:
+        """Return where a part is or will be."""
+        steps = [re.sub(r"[^\w.,+@ -]", "_", step) or "_" for step in clip.split("/")]
+        steps = ["_" if step in (".", "..") else step for step in steps]
+        return self.root.joinpath("data", *steps, f"part-{part:06d}.parquet")
+
+    def rows_done(self, clip: str, part: int) -> int:
+        """Return how many rows a part has, 0 if it is not there.
+
+        Raises:
+            ValueError: If it was made with other settings.
+        """
+        import pyarrow.parquet as pq
+
+        path = self.path(clip, part)
+        if not path.exists():
+            return 0
+        try:
+            metadata = pq.read_metadata(path)
+        except Exception:  # cut off: it is made again
+            return 0
+        found = (metadata.metadata or {}).get(b"config_hash", b"").decode()
+        if found != self.config_hash:
+            raise ValueError(
+                f"{path} was made with other settings or bodies ({found}; now "
+                f"{self.config_hash}); give another --out"
+            )
+        return metadata.num_rows
+
+    def write(
+        self,
+        clip: str,
+        part: int,
+        result: TransferResult,
+        labels: Sequence[str],
+        first_frame: int,
+        source: BodyData | None,
+        target: BodyData,
+        ms: float,
+    ) -> Path:
+        """Write a part, whole or not at all."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = result_columns(result, target)
+        count = len(result)
+        constants = {
+            "body_name": target.name,
+            "body_sha256": target.sha256,
+            "source_body_name": source.name if source else "",
+            "source_body_sha256": source.sha256 if source else "",
+        }
+        fields: dict[str, Any] = {
+            "clip": [clip] * count,
+            "frame": pa.array(np.arange(first_frame, first_frame + count), pa.int64()),
+            "label": list(labels),
+            "status": result.status,
+            "reason": result.reason,
+        }
+        fields |= {name: _packed(array) for name, array in columns.items()}
+        fields |= {name: [text] * count for name, text in constants.items()}
+        fields["body_is_open"] = [target.is_open] * count
+        fields["solve_ms"] = pa.array(np.full(count, ms, np.float32))
+        table = pa.table(fields)
+        table = table.replace_schema_metadata(
+            {"format_version": FORMAT_VERSION, "config_hash": self.config_hash}
+        )
+        path = self.path(clip, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+
+def result_columns(result: TransferResult, target: BodyData) -> dict[str, np.ndarray]:
+    """Return a result's arrays by the names of the store's columns."""
+    out, first = {}, 0
+    for column, joints in POSE_COLUMNS[target.family]:
+        part = result.full_pose[:, first : first + joints]
+        out[column] = part.reshape(len(part), 3 * joints)
+        first += joints
+    out["betas"] = result.betas
+    if target.num_expression:
+        out["expression"] = result.expression
+    out["transl"] = result.transl
+    for name in ("v2v_mean_mm", "v2v_p99_mm", "v2v_max_mm"):
+        out[name] = getattr(result, name)
+    for part in PARTS:
+        out[f"v2v_{part}_mm"] = result.v2v_part_mm[part]
+    out["iterations"] = result.iterations.astype(np.int32)
+    return out
+
+
+def _packed(array: np.ndarray) -> "pa.Array":
+    import pyarrow as pa
+
+    if array.ndim == 1:
+        return pa.array(array)
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+
+
+def write_amass(
+    path: Path, columns: Mapping[str, np.ndarray], target: BodyData, fps: float
+) -> None:
+    """Write a motion as AMASS has it: poses, betas, trans, gender, frame rate.
+
+    Args:
+        path: Where to.
+        columns: As of the parts, (F, ...).
+        target: The body.
+        fps: Frames per second, NaN where unknown.
+    """
+    poses = np.concatenate([columns[c] for c, _ in POSE_COLUMNS[target.family]], 1)
+    betas = columns["betas"]
+    shared = len(betas) and np.isfinite(betas).all() and (betas == betas[0]).all()
+    arrays = {
+        "poses": poses.astype(np.float32),
+        "betas": betas[0] if shared else betas,
+        "trans": columns["transl"],
+        "gender": np.array(target.gender),
+        "surface_model_type": np.array(target.family),
+        "body_name": np.array(target.name),
+        "body_sha256": np.array(target.sha256),
+        "status": np.array(columns["status"], "U"),
+    }
+    if "expression" in columns:
+        arrays["expression"] = columns["expression"]
+    if np.isfinite(fps):
+        arrays["mocap_frame_rate"] = np.array(fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    temporary.replace(path)
+
+
+def write_meshes(
+    folder: Path, names: Sequence[str], vertices: np.ndarray, faces: np.ndarray
+) -> None:
+    """Write meshes as binary PLY, vertices in the body's order.
+
+    Args:
+        folder: Where to.
+        names: Of the files, without ending.
+        vertices: (B, V, 3) metres; meshes that are not finite are left out.
+        faces: (F, 3).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    head = (
+        "ply\nformat binary_little_endian 1.0\nelement vertex {}\nproperty float x\n"
+        "property float y\nproperty float z\nelement face {}\n"
+        "property list uchar int vertex_indices\nend_header\n"
+    )
+    rows = np.empty(len(faces), np.dtype([("n", "u1"), ("ids", "<i4", 3)]))
+    rows["n"], rows["ids"] = 3, faces
+    for name, mesh in zip(names, vertices, strict=True):
+        if np.isfinite(mesh).all():
+            text = head.format(len(mesh), len(faces)).encode()
+            data = text + mesh.astype("<f4").tobytes() + rows.tobytes()
+            (folder / f"{name}.ply").write_bytes(data)

@@ -1,0 +1,257 @@
+"""report.html: how far a conversion is from its source, and its worst ten in pictures."""
+
+import base64
+import html
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bodymodel.body import BodyData
+from bodymodel.spec import PARTS
+from conversion.bodies import Bodies
+from conversion.clips import POSE_COLUMNS, Clip
+from conversion.output import PartStore
+from conversion.result import CONVERTED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bodymodel.model import BodyModel
+
+__all__ = ["read_numbers", "text_table", "write_report"]
+
+_log = logging.getLogger(__name__)
+_NUM_WORST, _NUM_FAILED = 10, 40
+_SIDE_PX = 300
+_RED_MM = 5.0  # distance that is painted full red
+_NUMBERS = ("v2v_mean_mm", "v2v_p99_mm", "v2v_max_mm", *(f"v2v_{p}_mm" for p in PARTS), "solve_ms")
+_TEXTS = ("clip", "frame", "label", "status", "reason", "body_name", "source_body_name")
+
+
+def read_numbers(store: PartStore) -> "pd.DataFrame":
+    """Return the rows of all parts, without their parameters."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in sorted((store.root / "data").rglob("part-*.parquet")):
+        table = pq.ParquetFile(path).read([*_TEXTS, *_NUMBERS]).to_pandas()
+        table["path"] = str(path)
+        table["row"] = np.arange(len(table))
+        tables.append(table)
+    if not tables:
+        return pd.DataFrame(columns=[*_TEXTS, *_NUMBERS, "path", "row"])
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary_rows(numbers: "pd.DataFrame") -> Iterator[tuple[str, ...]]:
+    """Yield lines of the summary: what, count, mean, p99, max."""
+    there = numbers[numbers["status"].isin(CONVERTED)]
+    yield ("meshes", str(len(numbers)), "", "", "")
+    for status, count in numbers["status"].value_counts().items():
+        yield (str(status), str(count), "", "", "")
+    if not len(there):
+        return
+    yield (
+        "v2v, mm", str(len(there)), f"{there['v2v_mean_mm'].mean():.3f}",
+        f"{there['v2v_p99_mm'].mean():.3f}", f"{there['v2v_max_mm'].max():.3f}",
+    )  # fmt: skip
+    for part in PARTS:
+        values = there[f"v2v_{part}_mm"].dropna()
+        if len(values):
+            cells = (values.mean(), values.quantile(0.99), values.max())
+            yield (f"  {part}, mean", str(len(values)), *(f"{x:.3f}" for x in cells))
+    yield ("time a mesh, ms", "", f"{numbers['solve_ms'].mean():.1f}", "", "")
+
+
+def text_table(numbers: "pd.DataFrame") -> str:
+    """Return the summary for a terminal."""
+    lines = [("", "count", "mean", "p99", "max"), *summary_rows(numbers)]
+    return "\n".join(f"{a:18s}{b:>9s}{c:>10s}{d:>10s}{e:>10s}" for a, b, c, d, e in lines)
+
+
+def write_report(
+    path: Path,
+    numbers: "pd.DataFrame",
+    clips: Mapping[str, Clip],
+    bad_files: Sequence[str],
+    bodies: Bodies,
+    unit_m: float = 1.0,
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: Where to.
+        numbers: Of read_numbers.
+        clips: The sources by name, for the pictures.
+        bad_files: Why files could not be read.
+        bodies: Likewise.
+        unit_m: Of the sources, in metres.
+    """
+    there = numbers[numbers["status"].isin(CONVERTED)]
+    worst = there.sort_values("v2v_mean_mm", ascending=False).head(_NUM_WORST)
+    failed = numbers[numbers["status"] != "ok"].head(_NUM_FAILED)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in summary_rows(numbers)
+    )
+    told = "".join(
+        f"<li>{_name(row)}: {html.escape(row.status)}, {html.escape(row.reason)}</li>"
+        for row in failed.itertuples()
+    )
+    bad = "".join(f"<li>{html.escape(reason)}</li>" for reason in bad_files)
+    first = numbers.iloc[0]
+    sentences = (
+        f"From {html.escape(first['source_body_name'])} to {html.escape(first['body_name'])}. "
+        "Distances are between the result and the source's mesh sampled at its vertices; p99 and "
+        "max are within a mesh for the line v2v, over the meshes for the parts."
+    )
+    painter = _Painter(clips, bodies, unit_m)
+    cards = "".join(_card(row, painter) for row in worst.itertuples())
+    text = _PAGE.format(
+        sentences=sentences, rows=rows, cards=cards, red=_RED_MM,
+        failed=f"<h2>Not converted, or not settled</h2><ul>{told}</ul>" if told else "",
+        bad=f"<h2>Files that could not be read</h2><ul>{bad}</ul>" if bad else "",
+    )  # fmt: skip
+    temporary = path.with_suffix(".html.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _name(row) -> str:
+    label = f" ({row.label})" if row.label else ""
+    return html.escape(f"{row.clip}, frame {row.frame}{label}")
+
+
+def _card(row, painter: "_Painter") -> str:
+    try:
+        image = painter.draw(row)
+    except Exception as error:  # a picture must not cost the report
+        _log.warning("no picture of %s, frame %s: %s", row.clip, row.frame, error)
+        image = ""
+    return (
+        f"<figure>{image}<figcaption>{_name(row)}<br>mean {row.v2v_mean_mm:.2f}, p99 "
+        f"{row.v2v_p99_mm:.2f}, max {row.v2v_max_mm:.2f} mm; {html.escape(row.status)}"
+        f"</figcaption></figure>"
+    )
+
+
+class _Painter:
+    """Draws rows; keeps the last clip and the models, so that ten rows of one clip are cheap."""
+
+    def __init__(self, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> None:
+        self._clips, self._bodies, self._unit_m = clips, bodies, unit_m
+        self._clip: Clip | None = None
+        self._models: dict[str, BodyModel] = {}
+
+    def _posed(self, body: BodyData, arrays: list[np.ndarray]) -> np.ndarray:
+        import torch
+
+        from bodymodel.model import BodyModel
+
+        if body.sha256 not in self._models:
+            self._models[body.sha256] = BodyModel(body)
+        model = self._models[body.sha256]
+        with torch.no_grad():
+            given = (torch.as_tensor(x) for x in arrays)
+            return model.forward_pose(*given).vertices[0].numpy()
+
+    def draw(self, row) -> str:
+        """Return source, result, and the result painted by its distance from the source."""
+        import pyarrow.parquet as pq
+
+        if self._clip is None or self._clip.name != row.clip:
+            self._clip = None  # two long clips need not be in memory together
+            self._clip = self._clips[row.clip].reread()
+        frames = self._clip.frames(row.frame, row.frame + 1)
+        if frames.vertices is None:
+            source = self._bodies.source(self._clip)
+            given = [frames.full_pose, frames.betas]
+            given += [] if frames.expression is None else [frames.expression]
+            shift = (frames.transl[0] * self._unit_m).astype(np.float32)
+            before = self._posed(source, given) + shift
+        else:
+            source = self._bodies.source(self._clip, len(frames.vertices[0]))
+            before = frames.vertices[0] * self._unit_m
+        target = self._bodies.target(source.gender)
+        table = pq.ParquetFile(row.path).read().slice(row.row, 1)
+
+        def column(name: str) -> np.ndarray:
+            return np.array(table[name].to_pylist(), np.float32)
+
+        pose = np.concatenate([column(c) for c, _ in POSE_COLUMNS[target.family]], 1)
+        given = [pose.reshape(1, -1, 3), column("betas")]
+        given += [column("expression")] if target.num_expression else []
+        after = self._posed(target, given) + column("transl")
+        gap_mm = 1000 * _distance(before, source.faces, after)
+        share = np.clip(gap_mm / _RED_MM, 0, 1)[:, None]
+        paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
+        views = [
+            _view(before, source.faces, None),
+            _view(after, target.faces, None),
+            _view(after, target.faces, paint),
+        ]
+        return _embedded(np.concatenate(views, 1))
+
+
+def _distance(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
+    import open3d as o3d
+
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(
+        o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
+        o3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)),
+    )
+    return scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
+
+
+def _view(vertices: np.ndarray, faces: np.ndarray, paint: np.ndarray | None) -> np.ndarray:
+    from bodymodel.render import render_mesh
+
+    middle = (vertices.max(0) + vertices.min(0)) / 2
+    radius = np.linalg.norm(vertices - middle, axis=1).max()
+    # from the model's front, y up: to the camera's axes, y down and z forward
+    camera = (vertices - middle) * (1, -1, -1) + (0, 0, 4 * radius)
+    focal, centre = 1.9 * _SIDE_PX, (_SIDE_PX / 2, _SIDE_PX / 2)
+    out = render_mesh(camera, faces, focal, centre, _SIDE_PX, _SIDE_PX, colors=paint)
+    linear = np.where(out.alpha[..., None] > 0, out.rgb, 0) + (1 - out.alpha[..., None]) * 0.96
+    return np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+
+
+def _embedded(image: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="source, result, distance" src="data:image/jpeg;base64,{data}">'
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Conversion</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 76rem;
+  margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+td, th {{ padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid #8884; }}
+td:first-child {{ text-align: left; white-space: pre; }}
+.cards {{ display: flex; flex-wrap: wrap; gap: .8rem; }} figure {{ margin: 0; max-width: 37rem; }}
+figure img {{ width: 100%; border-radius: 6px; }} figcaption {{ font-size: .85rem; }}
+</style></head><body>
+<h1>Conversion</h1>
+<p>{sentences}</p>
+<table><tr><th></th><th>count</th><th>mean</th><th>p99</th><th>max</th></tr>{rows}</table>
+<h2>The worst ten</h2>
+<p>Source, result, and the result painted by its distance from the source's surface: grey 0, red
+{red:g} mm and more.</p>
+<div class="cards">{cards}</div>
+{failed}{bad}
+</body></html>
+"""

@@ -1,0 +1,137 @@
+import pickle
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from conversion.correspondence import (
+    Correspondence,
+    _closest_on_triangles,
+    build_correspondence,
+    load_correspondence,
+    save_correspondence,
+)
+
+
+def test_one_topology_is_the_identity(smpl):
+    match = build_correspondence(smpl, smpl)
+    points = np.random.default_rng(0).normal(size=(2, 6890, 3))
+    assert match.is_identity and match.valid.all()
+    np.testing.assert_array_equal(match.apply(points), points)
+
+
+def test_templates_of_one_surface_fall_together(smpl, smplx, up_match):
+    moved = up_match.apply(smpl.v_template.astype(np.float64))
+    gap_mm = 1000 * np.linalg.norm(moved - smplx.v_template, axis=1)[up_match.valid]
+    assert gap_mm.mean() < 0.25
+    assert 0.95 < up_match.valid.mean() < 0.99
+    eyes = [smplx.joints.index(f"{side}_eye_smplhf") for side in ("left", "right")]
+    assert not up_match.valid[smplx.weights[:, eyes].max(1) > 0.5].any()
+    plain = build_correspondence(smpl, smplx, one_surface=False)
+    assert not plain.offsets.any()
+    gap_mm = 1000 * np.linalg.norm(
+        plain.apply(smpl.v_template.astype(np.float64)) - smplx.v_template, axis=1
+    )
+    assert 0.5 < gap_mm[plain.valid].mean() < 1.0  # chords of a coarser mesh
+
+
+def test_a_turned_and_scaled_source_is_laid_over_the_target(smpl, smplx, up_match):
+    from dataclasses import replace
+
+    from scipy.spatial.transform import Rotation
+
+    turn = Rotation.from_rotvec([0.3, 2.0, -0.5]).as_matrix()
+    vertices = (1.3 * smpl.v_template @ turn.T + 2).astype(np.float32)
+    match = build_correspondence(replace(smpl, v_template=vertices), smplx)
+    both = match.valid & up_match.valid
+    assert both.sum() > 0.99 * up_match.valid.sum()
+    gap = match.apply(smpl.v_template)[both] - up_match.apply(smpl.v_template)[both]
+    assert np.quantile(np.linalg.norm(gap, axis=1), 0.99) < 5e-4
+
+
+def test_sampling_follows_similarities(smpl, up_match):
+    points = smpl.v_template.astype(np.float64)
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    moved = up_match.apply(2.5 * points @ turn.T + 1)
+    np.testing.assert_allclose(moved, 2.5 * up_match.apply(points) @ turn.T + 1, atol=1e-9)
+
+
+def test_nearest_points_of_triangles():
+    """Against a dense sampling of each triangle."""
+    rng = np.random.default_rng(0)
+    corners, points = rng.normal(size=(40, 3, 3)), 2 * rng.normal(size=(40, 3))
+    weights = _closest_on_triangles(corners, points)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1)
+    found = np.linalg.norm((weights[..., None] * corners).sum(1) - points, axis=1)
+    u = rng.dirichlet((0.6, 0.6, 0.6), 4000)
+    tried = np.linalg.norm(np.einsum("sk,tkc->tsc", u, corners) - points[:, None], axis=2)
+    assert (found <= tried.min(1) + 1e-12).all()
+    assert (found > tried.min(1) - 0.1).all()
+
+
+def test_files(tmp_path, up_match):
+    path = tmp_path / "match.npz"
+    save_correspondence(path, up_match)
+    again = load_correspondence(path)
+    for name in ("corners", "weights", "valid", "offsets", "num_source", "source", "target"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(up_match, name))
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_correspondence(cut)
+    with pytest.raises(FileNotFoundError):
+        load_correspondence(tmp_path / "none.npz")
+
+
+def official_file(path, matrix):
+    with path.open("wb") as file:
+        pickle.dump({"mtx": matrix}, file, protocol=2)
+    return path
+
+
+@pytest.mark.parametrize("kind", [sparse.csc_matrix, sparse.csr_matrix, np.asarray])
+def test_published_files(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    dense = np.zeros((7, 2 * 5))
+    for row in range(6):  # the last has no weights
+        dense[row, rng.choice(5, 3, replace=False)] = rng.dirichlet((1, 1, 1))
+    dense[:, 5:] = rng.normal(size=(7, 5))  # of normals: not used
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.array([0, 1, 2, 3, 6]))
+    match = load_correspondence(official_file(tmp_path / "x_deftrafo_setup.pkl", kind(dense)), mask)
+    points = rng.normal(size=(5, 3))
+    assert match.num_source == 5 and match.valid.tolist() == [True] * 4 + [False] * 3
+    np.testing.assert_allclose(match.apply(points)[:6], dense[:6, :5] @ points, atol=1e-9)
+    np.save(mask, np.array([True, False] * 3 + [True]))
+    match = load_correspondence(tmp_path / "x_deftrafo_setup.pkl", mask)
+    assert match.valid.tolist() == [True, False] * 3 + [False]
+
+
+def test_published_files_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="mtx"):
+        load_correspondence(official_file(tmp_path / "a.pkl", np.zeros((3, 5))))
+    with pytest.raises(ValueError, match="three weights"):
+        load_correspondence(official_file(tmp_path / "b.pkl", np.full((3, 8), 0.25)))
+    with (tmp_path / "c.pkl").open("wb") as file:
+        pickle.dump({"mtx": pytest.raises}, file)
+    with pytest.raises(ValueError, match="refused"):
+        load_correspondence(tmp_path / "c.pkl")
+
+
+def test_bad_correspondences_are_refused():
+    good = dict(
+        corners=np.zeros((2, 3), int), weights=np.full((2, 3), 1 / 3), valid=np.ones(2, bool),
+        num_source=4, offsets=np.zeros(2),
+    )  # fmt: skip
+    Correspondence(**good)
+    for change in (
+        {"corners": np.full((2, 3), 4)},
+        {"weights": np.full((2, 3), 0.5)},
+        {"weights": np.full((2, 3), np.nan)},
+        {"valid": np.ones(3, bool)},
+    ):
+        with pytest.raises(ValueError):
+            Correspondence(**(good | change))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 4, 3\)"):
+        Correspondence(**good).apply(np.zeros((5, 3)))
