@@ -67,7 +67,9 @@ def test_a_row_alone_reprojects_what_the_solver_saw(open_body, tmp_path):
         unsure = np.nan_to_num(reprojector.residuals(row) - row["residual_px"])
         assert np.abs(unsure).max() < 0.01
         assert row["has_truth"]
-        assert 0 < row["pa_mpjpe_mm"] < row["mpjpe_mm"] < 150
+        # Alignment minimises squares, so the mean distance after it may be a little larger.
+        assert 0 < row["pa_mpjpe_mm"] < 150
+        assert 0 < row["mpjpe_mm"] < 150
         assert set(row["energy"]) == set(result.energy)
         assert row["residual_body_pct"] == pytest.approx(
             100 * row["residual_body_px"] / row["person_height_px"], rel=1e-5
