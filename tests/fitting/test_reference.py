@@ -180,7 +180,7 @@ def test_smplx_and_our_model_give_the_same_energy_and_gradient(open_body):
         total = sum(terms.values()).sum()
         total.backward()
         found.append((total.detach(), params.body_pose.grad, params.betas.grad))
-    # smplx adds 1e-8 to every angle before it takes the norm, and the gradient's terms nearly cancel
+    # smplx adds 1e-8 to every angle before its norm, and the terms of the gradient nearly cancel
     scale = found[0][1].abs().max()
     for own, theirs in zip(*found, strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-6 * scale)
