@@ -569,3 +569,15 @@ def test_a_rebuild_gives_the_shipped_numbers(tmp_path):
                 )
             else:
                 np.testing.assert_array_equal(rebuilt[key], value, err_msg=f"{path.name} {key}")
+
+
+def test_hand_components_do_not_hang_on_rounding():
+    from bodymodel.openbody.recipe.hands import _orthonormal_basis
+
+    rng = np.random.default_rng(0)
+    some = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 12))
+    covariance = np.cov(some.T)
+    basis = _orthonormal_basis(covariance)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(12), atol=1e-12)
+    noise = 1e-15 * rng.normal(size=(12, 12))
+    np.testing.assert_allclose(_orthonormal_basis(covariance + noise + noise.T), basis, atol=1e-9)

@@ -47,9 +47,27 @@ def hand_poses(seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
         poses[:, f, 2, 2] = -0.62 * middle
     left = poses.reshape(_GRASPS, 45)
     relaxed = left[np.argsort(np.abs(shared - 0.22))[:200]].mean(0)
-    _, vectors = np.linalg.eigh(np.cov(left.T))
-    components = vectors[:, ::-1].T
-    for row in components:
-        row *= np.sign(row[np.argmax(np.abs(row))])
+    components = _orthonormal_basis(np.cov(left.T))
     flip = np.tile([1.0, -1.0, -1.0], 15)
     return np.stack([components, components * flip]), np.stack([relaxed, relaxed * flip])
+
+
+def _orthonormal_basis(covariance: np.ndarray) -> np.ndarray:
+    """Principal components, rows by falling variance, then a fixed basis of what never varies.
+
+    Any basis of the null space is an eigenbasis, and rounding would choose another one on each
+    machine. Ours is Gram-Schmidt on the unit vectors in their order.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    rows = list(vectors.T[::-1][values[::-1] > 1e-9 * values[-1]])
+    rows = [row * np.sign(row[np.argmax(np.abs(row))]) for row in rows]
+    for unit in np.eye(len(covariance)):
+        rest = unit
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            rest = rest - np.stack(rows).T @ (np.stack(rows) @ rest)
+        length = np.linalg.norm(rest)
+        if length > 0.05:
+            rows.append(rest / length)
+    basis = np.stack(rows)
+    assert basis.shape == covariance.shape, basis.shape
+    return basis
