@@ -332,12 +332,15 @@ def test_mediapipe_itself_on_photos_of_nobody(tmp_path, capfd):
 
 
 FOREVER = """
+import signal
 import sys
 from pathlib import Path
 from curation.observe import observe
 from curation.samples import Sample
 
 if __name__ == "__main__":
+    # A shell that starts its tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path = Path(sys.argv[1])
     for number, _ in enumerate(observe((Sample("a", path) for _ in iter(int, 1)), workers=1)):
         print(number, flush=True)
@@ -358,11 +361,15 @@ def test_workers_end_with_their_run(tmp_path, photo, ending):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert run.stdout is not None
-    run.stdout.readline()
-    workers = psutil.Process(run.pid).children(recursive=True)
-    assert workers
-    run.send_signal(ending)
-    assert run.wait(20) != 0
-    run.stdout.close()
+    try:
+        run.stdout.readline()
+        workers = psutil.Process(run.pid).children(recursive=True)
+        assert workers
+        run.send_signal(ending)
+        assert run.wait(60) != 0
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
