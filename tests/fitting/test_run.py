@@ -359,16 +359,17 @@ def test_ctrl_c_reaches_all_processes_of_a_terminal(data):
 @pytest.mark.slow
 def test_killed_twenty_times_the_rows_are_those_of_an_undisturbed_run(data, tmp_path):
     rng = np.random.default_rng(7)
-    images, kills, seen = 3000, 0, []
+    images, kills, seen, patience = 3000, 0, [], 1.0
     while kills < 20:
         process = start(data, *QUIET, "--batch-size", "3", images=images, DELAY_S=0.03, PART_S=0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0.3, 1.1))
+            process.wait(patience * rng.uniform(0.3, 1.1))
         assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
         kills += 1
         seen.append(len(FitStore(data / "fits").read_table(["fit_id"])))
+        patience += 0.2 * (seen[-1] == 0)  # a slow machine needs longer to start
     assert seen == sorted(seen), "rows were lost"
     assert 0 < seen[-1] < images, f"the kills came too early or too late: {seen}"
     final = start(data, *QUIET, images=images)
