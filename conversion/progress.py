@@ -1,12 +1,11 @@
-"""A bar on a terminal, plain lines elsewhere, and a stop that lets the batch in hand end."""
+"""A bar on a terminal, plain lines elsewhere."""
 
 import logging
-import signal
 import sys
 import time
-from types import FrameType, TracebackType
+from types import TracebackType
 
-__all__ = ["Progress", "StopSignals"]
+__all__ = ["Progress"]
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 10.0
@@ -54,35 +53,3 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-class StopSignals:
-    """While entered, notes SIGINT and SIGTERM; a second one interrupts at once.
-
-    Attributes:
-        signal: The number of the signal that came; None while there was none.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = int(number)
-        _log.warning("stopping after the batch in hand; once more stops at once")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

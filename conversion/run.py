@@ -163,7 +163,8 @@ def _run(config: RunConfig) -> int:
         return _dry_run(settings, config.source, out)
 
     from conversion.bodies import Bodies
-    from conversion.progress import Progress, StopSignals
+    from conversion.progress import Progress
+    from curation.stopping import StopSignals
 
     bodies = Bodies(
         config.from_models, config.to_models, config.to, config.num_betas,

@@ -200,9 +200,9 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
 
 def _fit(job: _Job) -> int:
     from curation.run_writer import RunWriter
+    from curation.stopping import StopSignals
     from curation.store import StoreError
     from fitting.finish import draw_missing, write_last_line, write_summary
-    from fitting.stopping import StopSignals
 
     config, rooms, store, run_id = job.config, job.rooms, job.store, job.info.run_id
     begin = time.monotonic()
