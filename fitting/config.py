@@ -36,8 +36,8 @@ class StageConfig:
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
     w_upright: float = 0.0
-    """Squared sine of the angle by which the body's vertical leaves the image plane. Off: 5000 takes a
-    few degrees off the lean of people who stand, but costs some gymnasts their pose (docs/LOG.md)."""
+    """Squared sine of the angle by which the body's vertical leaves the image plane. Off: 5000
+    lessens the lean of people who stand, but costs some gymnasts their pose (docs/LOG.md)."""
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
