@@ -8,12 +8,13 @@ it lacks: a prior on the eyes and anatomical joint limits. Every term is a sum o
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bodymodel.rotations import rotvec_to_rotmat
-from bodymodel.sliced import SlicedBody, sliced_forward, sliced_jacobian
+from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward, sliced_jacobian
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
 from fitting.priors import PosePrior
@@ -85,6 +86,35 @@ class Quadratic:
         )
 
 
+class Term(Protocol):
+    """A part of the energy that only some fits have."""
+
+    @property
+    def name(self) -> str:
+        """Its name in TERMS."""
+        ...
+
+    def take(self, index: Tensor) -> "Term":
+        """Return it for some of the persons."""
+        ...
+
+    def add(
+        self, energy: "Energy", x: Tensor, state: SlicedState, gradient: Tensor, matrix: Tensor
+    ) -> Tensor:
+        """Add to half the gradient (B, size) and to J^T J (B, size, size) in place.
+
+        Args:
+            energy: Whose term it is; its ``columns`` gather derivatives.
+            x: (B, layout.size) the states.
+            state: The posed points of ``energy.sliced``.
+            gradient, matrix: To add to.
+
+        Returns:
+            (B,) this term's energy.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Energy:
     """One stage's energy for a batch of persons.
@@ -99,6 +129,7 @@ class Energy:
         size: How much of the vector of unknowns is looked at: ``layout.coarse_size`` or
             ``layout.size``.
         free: (F,) positions of the unknowns that may move; all up to ``size`` if None.
+        extra: Terms that only some fits have.
     """
 
     sliced: SlicedBody
@@ -109,10 +140,12 @@ class Energy:
     evidence: Evidence
     size: int
     free: Tensor | None = None
+    extra: tuple[Term, ...] = ()
 
     def take(self, index: Tensor) -> "Energy":
         """Return the energy of some of the persons."""
-        return replace(self, evidence=self.evidence.take(index))
+        extra = tuple(term.take(index) for term in self.extra)
+        return replace(self, evidence=self.evidence.take(index), extra=extra)
 
     def widen(self, delta: Tensor) -> Tensor:
         """Fill an increment of the free unknowns, (B, F), up with zeros to all of them."""
@@ -143,19 +176,22 @@ class Energy:
         rows[..., 2] = -ray
         rows *= (scale / depth)[..., None, None] * root_weight[..., None]
         pose, shape, transl = sliced_jacobian(self.sliced, state, rows, root_on_manifold=True)
-        jacobian = self._columns(pose, shape, transl)
+        jacobian = self.columns(pose, shape, transl)
         weighted = (root_weight * residual).flatten(1)
         gradient = (jacobian.mT @ weighted[..., None])[..., 0]
         matrix = jacobian.mT @ jacobian
 
         terms = {"data": data, **self._priors(x, full_pose, gradient, matrix)}
-        stacked = torch.stack([terms[name] for name in TERMS], 1)
+        for term in self.extra:
+            terms[term.name] = term.add(self, x, state, gradient, matrix)
+        nothing = torch.zeros_like(data)
+        stacked = torch.stack([terms.get(name, nothing) for name in TERMS], 1)
         if self.free is not None:
             gradient = gradient[:, self.free]
             matrix = matrix[:, self.free[:, None], self.free]
         return Quadratic(stacked.sum(1), stacked, gradient, matrix)
 
-    def _columns(self, pose: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
+    def columns(self, pose: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
         """Gather the derivatives by axis-angle and shape into those by the unknowns."""
         num_betas = self.layout.slices["betas"].stop - self.layout.slices["betas"].start
         flat = pose.flatten(2)
