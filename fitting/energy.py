@@ -107,7 +107,8 @@ class Term(Protocol):
             energy: Whose term it is; its ``columns`` gather derivatives.
             x: (B, layout.size) the states.
             state: The posed points of ``energy.sliced``.
-            gradient, matrix: To add to.
+            gradient: (B, size), added to.
+            matrix: (B, size, size), added to.
 
         Returns:
             (B,) this term's energy.

@@ -18,6 +18,11 @@ system_libraries="
   libGL.so.1:libgl1               libglib-2.0.so.0:libglib2.0-0
 " # the first two lines: open3d (libGL, too); the last: OpenCV
 
+# Programs that some tests drive; those tests are skipped where they are missing.
+test_programs="
+  chromium:chromium    postgres:postgresql
+"
+
 fail() {
   echo "setup: $*" >&2
   exit 1
@@ -46,17 +51,33 @@ missing_packages() { # of the system, for the interpreter $1
   echo "${missing# }"
 }
 
+missing_programs() { # postgres lies outside the PATH on Debian
+  local pair missing="" path="$PATH:$(echo /usr/lib/postgresql/*/bin)"
+  for pair in $test_programs; do
+    PATH="$path" command -v "${pair%%:*}" >/dev/null || missing+=" ${pair#*:}"
+  done
+  echo "${missing# }"
+}
+
+install() { # the system packages $1
+  echo "setup: installing system packages: $1"
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086  # a list of names
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $1; } >/dev/null
+}
+
+may_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
+
 python="$(find_python)"
 missing="$(missing_packages "$python")"
 if [ -n "$missing" ]; then
-  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-    echo "setup: installing system packages: $missing"
-    export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086  # a list of names
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >/dev/null ||
-      fail "apt-get could not install: $missing"
-  else
-    fail "system packages are missing; run: sudo apt-get install $missing"
+  may_install || fail "system packages are missing; run: sudo apt-get install $missing"
+  install "$missing" || fail "apt-get could not install: $missing"
+fi
+if [ "$tier" = dev ]; then
+  missing="$(missing_programs)"
+  if [ -n "$missing" ] && ! { may_install && install "$missing"; }; then
+    echo "setup: without these some tests are skipped; run: sudo apt-get install $missing"
   fi
 fi
 

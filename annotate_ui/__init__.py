@@ -1,0 +1,1 @@
+"""The annotators' web page: look at fits, accept or reject."""

@@ -1,0 +1,1 @@
+"""Networks from images or keypoints to SMPL-X: train, predict, evaluate."""
