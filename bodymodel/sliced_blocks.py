@@ -38,8 +38,9 @@ class PointBlock:
         twists: (J * 3,) columns among those of all joints.
         mask: (units * R, J * 3) which joints move which units.
         corrected: None, or what of ``joints`` the pose correctives of these points depend on.
-        shape_bones: (G,) active joints whose rotations turn ``shape_dirs``.
-        shape_dirs: (G, 3, C), shape_sum: (P, G), shape_base: (P, 3 * C).
+        shape_bones: (G,) active joints whose rotations turn what shape changes of these points.
+        shape_dirs: (G * 3, P * C) those changes, in the bones' own axes.
+        shape_base: (3, P * C) what no rotation turns.
     """
 
     points: Tensor
@@ -53,7 +54,6 @@ class PointBlock:
     corrected: "_Correctives | None"
     shape_bones: Tensor
     shape_dirs: Tensor
-    shape_sum: Tensor
     shape_base: Tensor
 
 
@@ -259,29 +259,28 @@ def _shape(
         if bones[[0, *used]][..., s].any() or (parts and moments[parts][..., s].any())
     ]
     mass = sliced.pair_mass.double().cpu().numpy()
-    weight = np.zeros((len(points), len(used) + len(parts)))
-    base = np.zeros((len(points), 3, len(chosen)))
+    parents = sliced.parents.tolist()
+    turned_by = sorted({parents[a] for a in used} | {_bone(sliced, n) for n in parts})
+    place = {a: g for g, a in enumerate(turned_by)}
+    turned = np.zeros((len(turned_by), 3, len(points), len(chosen)))
+    base = np.zeros((3, len(points), len(chosen)))
     for row, p in enumerate(points):
         for n in pairs[p]:
-            path = paths[_bone(sliced, n)]
-            weight[row, [k for k, a in enumerate(used) if a in path]] += mass[n]
-            base[row] += mass[n] * bones[0][:, chosen]
+            base[:, row] += mass[n] * bones[0][:, chosen]
+            for a in paths[_bone(sliced, n)][:-1]:
+                turned[place[parents[a]], :, row] += mass[n] * bones[a][:, chosen]
             if n in parts:
-                weight[row, len(used) + parts.index(n)] = 1
-    parents = sliced.parents.tolist()
-    stacked = np.concatenate([bones[used], moments[parts]])[..., chosen]
+                turned[place[_bone(sliced, n)], :, row] += moments[n][:, chosen]
     like = sliced.pair_rest
 
     def real(x: np.ndarray) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(x), dtype=like.dtype, device=like.device)
 
-    turned_by = [parents[a] for a in used] + [_bone(sliced, n) for n in parts]
     return {
         "components": tuple(chosen),
         "shape_bones": torch.tensor(turned_by, dtype=torch.int64, device=like.device),
-        "shape_dirs": real(stacked),
-        "shape_sum": real(weight),
-        "shape_base": real(base.reshape(len(points), -1)),
+        "shape_dirs": real(turned.reshape(3 * len(turned_by), -1)),
+        "shape_base": real(base.reshape(3, -1)),
     }
 
 
@@ -334,9 +333,9 @@ def blocks_jacobian(
         if block.corrected is not None:
             _add_correctives(block.corrected, state, rows, pose)
 
-        turned = (rotations[:, block.shape_bones] @ block.shape_dirs).flatten(2)
-        moves = block.shape_base + torch.bmm(block.shape_sum.expand(batch, -1, -1), turned)
-        moves = moves.view(batch, len(block.points), 3, -1)
+        bones = rotations[:, block.shape_bones].transpose(1, 2).reshape(batch * 3, -1)
+        moves = (bones @ block.shape_dirs).view(batch, 3, -1) + block.shape_base
+        moves = moves.view(batch, 3, len(block.points), -1).transpose(1, 2)
         out.append((pose, (rows[:, block.points] @ moves).flatten(1, 2)))
     return out
 
