@@ -216,9 +216,7 @@ def _correctives(
         return None
     columns = [a for a in order if a in joints]
     grid = sliced.block.new_zeros(len(columns), len(pairs), 3, 9)
-    blocks = zip(
-        sliced.block_pair.tolist(), sliced.block_joint.tolist(), sliced.block, strict=True
-    )
+    blocks = zip(sliced.block_pair.tolist(), sliced.block_joint.tolist(), sliced.block, strict=True)
     for n, a, block in blocks:
         if n in pairs and a in columns:
             grid[columns.index(a), pairs.index(n)] = block
@@ -342,7 +340,7 @@ def blocks_jacobian(
 
 def _add_correctives(c: _Correctives, state: SlicedState, rows: Tensor, pose: Tensor) -> None:
     """Add to (B, P R, J 3) what turning joints does to the points by way of the correctives."""
-    batch, _, num_rows, _ = rows.shape
+    batch = len(rows)
     count, pairs = len(c.joints), len(c.pair_bone)
     tangents, local = state.tangents[:, c.joints], state.local[:, c.joints]
     # d vec(R_local) = vec([J_l dtheta]x R_local), row by row as in the files

@@ -9,6 +9,7 @@ weighted so that they do not out-vote it on where the body is.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,23 @@ class FitConfig:
         ),
     )
     """Annealing on all points, from the best starts."""
+    headings: tuple[str, ...] = ("front", "back", "left", "right")
+    """Ways to face that are tried, out of starts.HEADINGS."""
+    given_starts: Literal["alone", "compete"] = "alone"
+    """Where a person comes with a start: alone replaces the headings, compete adds to them."""
+    same_m: float = 0.05
+    """Starts whose points have come this close to each other (metres, RMS) go on as one."""
+    hopeless_coarse: float = 15.0
+    """Starts are dropped whose energy exceeds the best's by this factor in the coarse stages."""
+    hopeless_fine: float = 3.5
+    """The same before the fine stages and in them."""
     keep: int = 2
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
+    residual_unit: Literal["person", "picture"] = "person"
+    """What 2D residuals are measured by: person is a thousandth of 1.25 times the person's height
+    in pixels, picture a thousandth of the photo's height, as published."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2

@@ -192,7 +192,7 @@ def data_quadratic(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return energy (B,), half its gradient (B, F) and J^T J (B, F, F) by the plan's unknowns."""
     seen = _look(evidence, state, robust_px)
-    batch, num_points = seen.depth.shape
+    batch = len(seen.depth)
     weights = evidence.weights[..., None]
     energy = (weights * seen.square * seen.inlier).flatten(1).sum(1)
     # as iteratively reweighted squares
