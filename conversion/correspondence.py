@@ -13,6 +13,7 @@ import numpy as np
 
 from bodymodel.body import BodyData
 from bodymodel.pickles import load_model_pickle
+from conversion.lift import Lift, vertex_areas
 
 __all__ = [
     "Correspondence",
@@ -24,6 +25,7 @@ __all__ = [
 
 _FAR_SHARE = 0.004  # of the template's extent: 7 mm on an adult; beyond, it is another surface
 _FACING = 0.5  # least cosine of the normals: within 60 degrees
+_LIFT = ("rest", "faces", "goal")
 _EYES = ("left_eye_smplhf", "right_eye_smplhf")
 
 
@@ -36,8 +38,8 @@ class Correspondence:
         weights: (Vt, 3) float64 barycentric coordinates; rows sum to 1.
         valid: (Vt,) bool; False where the source has no such point (eyes, inner mouth).
         num_source: Vs, vertices of the source.
-        offsets: (Vt,) float64 shares of the square root of the triangle's area by which the point
-            stands off along the normal; zero for equation 3 as published.
+        lift: Where both are samplings of one surface, how points beside the source's triangles
+            move with it; None for equation 3 as published.
         source: Whose, for messages: a body's name or a file.
         target: Likewise.
     """
@@ -46,7 +48,7 @@ class Correspondence:
     weights: np.ndarray
     valid: np.ndarray
     num_source: int
-    offsets: np.ndarray
+    lift: Lift | None = None
     source: str = ""
     target: str = ""
 
@@ -56,7 +58,6 @@ class Correspondence:
             ("corners", (count, 3)),
             ("weights", (count, 3)),
             ("valid", (count,)),
-            ("offsets", (count,)),
         ):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} must be {shape}, got {getattr(self, name).shape}")
@@ -66,9 +67,7 @@ class Correspondence:
                 f"{self.corners.min()}..{self.corners.max()}"
             )
         off = np.abs(self.weights[self.valid].sum(1) - 1)
-        if not np.isfinite([*self.weights.T, self.offsets]).all() or (
-            off.size and off.max() > 1e-3
-        ):
+        if not np.isfinite(self.weights).all() or (off.size and off.max() > 1e-3):
             raise ValueError("barycentric weights must be finite and sum to 1 at valid vertices")
 
     @property
@@ -84,13 +83,10 @@ class Correspondence:
         """Sample meshes (equation 3): (..., Vs, 3) -> (..., Vt, 3), in any unit."""
         if vertices.shape[-2:] != (self.num_source, 3):
             raise ValueError(f"vertices must be (..., {self.num_source}, 3), got {vertices.shape}")
-        a, b, c = (vertices[..., self.corners[:, k], :] for k in range(3))
-        points = sum(x * self.weights[:, k, None] for k, x in enumerate((a, b, c)))
-        if not self.offsets.any():
-            return points
-        normal = np.cross(b - a, c - a)  # its length is twice the area
-        size = np.sqrt(np.linalg.norm(normal, axis=-1, keepdims=True))
-        return points + normal * (self.offsets[:, None] / np.maximum(size, 1e-12))
+        if self.lift is not None:
+            return self.lift.apply(vertices)
+        corners = (vertices[..., self.corners[:, k], :] for k in range(3))
+        return sum(x * self.weights[:, k, None] for k, x in enumerate(corners))
 
 
 def build_correspondence(
@@ -108,8 +104,9 @@ def build_correspondence(
         target: The body that parameters are wanted of.
         one_surface: Whether both templates sample one and the same surface, so that a vertex off
             the nearest triangle is the triangle's fault (it cuts across a curve), and is to stand
-            off from it on posed meshes too. By default only the open bodies are so. For others
-            what separates the templates is their own, and equation 3 is taken as published.
+            off from it on posed meshes too (:mod:`conversion.lift`). By default only the open
+            bodies are so. For others what separates the templates is their own, and equation 3 is
+            taken as published.
     """
     same = source.faces.shape == target.faces.shape and (source.faces == target.faces).all()
     if same and len(source.v_template) == len(target.v_template):
@@ -117,9 +114,7 @@ def build_correspondence(
         corners = np.repeat(np.arange(count)[:, None], 3, 1)
         weights = np.tile([1.0, 0.0, 0.0], (count, 1))
         valid = np.ones(count, bool)
-        return Correspondence(
-            corners, weights, valid, count, np.zeros(count), source.name, target.name
-        )
+        return Correspondence(corners, weights, valid, count, None, source.name, target.name)
 
     goal = target.v_template.astype(np.float64)
     laid = _register(source, target)
@@ -133,12 +128,10 @@ def build_correspondence(
         valid &= target.weights[:, joint] < 0.5
     valid = _without_specks(valid, target.faces)
     corners = source.faces[triangle].astype(np.int64)
-    offsets = np.zeros(len(goal))
+    lift = None
     if one_surface or (one_surface is None and source.is_open and target.is_open):
-        a, b, c = (laid[corners[:, k]] for k in range(3))
-        size = np.sqrt(np.linalg.norm(np.cross(b - a, c - a), axis=1))
-        offsets = np.where(valid, ((goal - near) * across).sum(1) / np.maximum(size, 1e-12), 0)
-    return Correspondence(corners, weights, valid, len(laid), offsets, source.name, target.name)
+        lift = Lift(laid, source.faces.astype(np.int64), goal, corners, weights, valid)
+    return Correspondence(corners, weights, valid, len(laid), lift, source.name, target.name)
 
 
 def _register(source: BodyData, target: BodyData) -> np.ndarray:
@@ -231,10 +224,7 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    total = np.zeros_like(vertices)
-    for k in range(3):
-        np.add.at(total, faces[:, k], np.cross(b - a, c - a))
+    total = vertex_areas(vertices, faces)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
 
 
@@ -256,11 +246,12 @@ def _without_specks(valid: np.ndarray, faces: np.ndarray, least: int = 30) -> np
 def save_correspondence(path: Path, correspondence: Correspondence) -> None:
     """Write a correspondence as npz, whole or not at all."""
     c = correspondence
+    lift = {name: getattr(c.lift, name) for name in _LIFT} if c.lift else {}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         corners=c.corners.astype(np.int32), weights=c.weights, valid=c.valid,
-        num_source=c.num_source, offsets=c.offsets, source=c.source, target=c.target,
+        num_source=c.num_source, source=c.source, target=c.target, **lift,
     )  # fmt: skip
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(buffer.getvalue())
@@ -283,12 +274,17 @@ def load_correspondence(path: Path, mask: Path | None = None) -> Correspondence:
         # numpy leaves a damaged file open that it opened itself
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
+        corners = arrays["corners"].astype(np.int64)
+        weights, valid = arrays["weights"].astype(np.float64), arrays["valid"].astype(bool)
+        lift = None
+        if all(name in arrays for name in _LIFT):
+            lift = Lift(*(arrays[name] for name in _LIFT), corners, weights, valid)
         return Correspondence(
-            corners=arrays["corners"].astype(np.int64),
-            weights=arrays["weights"].astype(np.float64),
-            valid=arrays["valid"].astype(bool),
+            corners,
+            weights,
+            valid,
             num_source=int(arrays["num_source"]),
-            offsets=arrays["offsets"].astype(np.float64),
+            lift=lift,
             source=str(arrays["source"]),
             target=str(arrays["target"]),
         )
@@ -334,7 +330,7 @@ def load_official(path: Path, mask: Path | None = None) -> Correspondence:
     if mask is not None:
         valid &= _read_mask(mask, len(valid))
     return Correspondence(
-        corners.astype(np.int64), weights, valid, num_source, np.zeros(len(valid)), str(path), ""
+        corners.astype(np.int64), weights, valid, num_source, None, str(path), ""
     )
 
 

@@ -27,6 +27,7 @@ from conversion.correspondence import Correspondence, build_correspondence
 from conversion.inputs import check_meshes
 from conversion.knowable import knowable
 from conversion.result import TransferResult, failed_result
+from conversion.sampler import Sampler
 from conversion.sampling import sample_edges, sample_vertices
 from conversion.solver import Edges, Hold, Outcome, Points, TrustRegion, curvature, minimize, polish
 from conversion.surface import State, Surface, Unknowns
@@ -118,9 +119,7 @@ class Transfer:
         )
         self._sample, self._vertex_masses = sample, masses
         self._model = BodyModel(source, dtype).to(self.device)
-        self._corners = self._whole(match.corners.T)
-        self._weights = self._real(match.weights.T)
-        self._offsets = self._real(match.offsets)
+        self._sampler = Sampler(match, dtype, self.device)
         self._valid = self._whole(np.flatnonzero(match.valid))
         names = [
             name if name in ("left_hand", "right_hand") else keypoint_part(name)
@@ -195,7 +194,7 @@ class Transfer:
             if not len(good):
                 continue
             with torch.no_grad():
-                goal = self._sampled_source(self._real(vertices[good]))
+                goal = self._sampler(self._real(vertices[good]))
                 few = Points(goal[..., self._ids], self._sample_masses)
                 outcome, matrix = self._solve(few, goal, self.unknowns, None)
             matrix = matrix.double()
@@ -241,7 +240,7 @@ class Transfer:
             shape = unknowns.shape.copy()
             shape[: self.target.num_betas] = False
             unknowns, fixed = Unknowns(unknowns.joints, shape), self._real(shared_betas)
-        goal = self._sampled_source(vertices[self._whole(good)])
+        goal = self._sampler(vertices[self._whole(good)])
         points = Points(goal, self._masses)
         few = Points(goal[..., self._ids], self._sample_masses)
         outcome, matrix = self._solve(few, goal, unknowns, fixed)
@@ -293,19 +292,6 @@ class Transfer:
         hold = Hold(self.hold.joints, self.hold.references, 0 * self.hold.shape)
         settings = TrustRegion(rtol=1e-4, max_iterations=3 * self.options.iterations)
         return minimize(surface, groups, edges, hold, state, pose, settings).state
-
-    def _sampled_source(self, vertices: Tensor) -> Tensor:
-        """Equation 3: (B, Vs, 3) -> (B, 3, Vt)."""
-        planar = vertices.mT
-        if self.correspondence.is_identity:
-            return planar.contiguous()
-        a, b, c = (planar.index_select(2, corners) for corners in self._corners)
-        points = a * self._weights[0] + b * self._weights[1] + c * self._weights[2]
-        if bool(self._offsets.any()):
-            normal = torch.linalg.cross(b - a, c - a, dim=1)
-            size = normal.norm(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-            points = points + normal * (self._offsets / size)
-        return points
 
     def _result(
         self,
