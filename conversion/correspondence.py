@@ -1,31 +1,23 @@
-"""Which point of one body's surface each vertex of another is: built, saved, read. Torch-free.
+"""Which point of one body's surface each vertex of another is. Torch-free.
 
 After Choutas et al. 2020 (ExPose), supplement, section 3: register the source's template to the
 target's, and keep for every target vertex the nearest triangle of the source, its barycentric
 coordinates and whether that point is truly the same (equation 3 and the mask m).
 """
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from bodymodel.body import BodyData
-from bodymodel.pickles import load_model_pickle
+from bodymodel.spec import FACE_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
 from conversion.lift import Lift, vertex_areas
 
-__all__ = [
-    "Correspondence",
-    "build_correspondence",
-    "load_correspondence",
-    "load_official",
-    "save_correspondence",
-]
+__all__ = ["Correspondence", "build_correspondence", "part_vertices", "side_of"]
 
 _FAR_SHARE = 0.004  # of the template's extent: 7 mm on an adult; beyond, it is another surface
 _FACING = 0.5  # least cosine of the normals: within 60 degrees
-_LIFT = ("rest", "faces", "goal")
 _EYES = ("left_eye_smplhf", "right_eye_smplhf")
 
 
@@ -97,7 +89,8 @@ def build_correspondence(
     Bodies of one topology correspond vertex by vertex. For others the templates are laid over each
     other by a similarity (joints first, then nearest points), which is right for bodies whose
     templates stand alike; for the licensed SMPL and SMPL-X the published setup file, which was
-    registered by hand, is better: see :func:`load_official`.
+    registered by hand, is better: see
+    :mod:`conversion.correspondence_files`.
 
     Args:
         source: The body that there are parameters or meshes of.
@@ -117,14 +110,17 @@ def build_correspondence(
         return Correspondence(corners, weights, valid, count, None, source.name, target.name)
 
     goal = target.v_template.astype(np.float64)
-    laid = _register(source, target)
+    mine = part_vertices(source, target)
+    laid = _register(source, target, mine)
     triangle, weights, near = _nearest(laid, source.faces, goal)
     distance = np.linalg.norm(near - goal, axis=1)
     across = _face_normals(laid, source.faces)[triangle]
     facing = (across * _normals(goal, target.faces)).sum(1)
     extent = np.ptp(goal, axis=0).max()
-    valid = (distance < _FAR_SHARE * extent) & (facing > _FACING)
+    valid = mine & (distance < _FAR_SHARE * extent) & (facing > _FACING)
     for joint in (target.joints.index(name) for name in _EYES if name in target.joints):
+        if source.family == "flame":  # it has the same eyes
+            break
         valid &= target.weights[:, joint] < 0.5
     valid = _without_specks(valid, target.faces)
     corners = source.faces[triangle].astype(np.int64)
@@ -134,27 +130,56 @@ def build_correspondence(
     return Correspondence(corners, weights, valid, len(laid), lift, source.name, target.name)
 
 
-def _register(source: BodyData, target: BodyData) -> np.ndarray:
+def part_vertices(source: BodyData, target: BodyData) -> np.ndarray:
+    """Return (V,) bool: the target's vertices that the source's part of the body has."""
+    names: tuple[str, ...] = target.joints
+    if source.family == "mano":
+        hand = side_of(source)
+        fingers = LEFT_HAND_JOINTS if hand == "left" else RIGHT_HAND_JOINTS
+        names = (f"{hand}_wrist", *fingers)
+    elif source.family == "flame":
+        names = ("head", *FACE_JOINTS)
+    ids = [target.joints.index(name) for name in names if name in target.joints]
+    return target.weights[:, ids].sum(1) > 0.5
+
+
+def side_of(mano: BodyData) -> Literal["left", "right"]:
+    """Return which hand a MANO body is."""
+    return "left" if np.any(mano.hand_components[0]) or np.any(mano.hand_means[0]) else "right"
+
+
+def _joint_names(source: BodyData) -> list[str]:
+    """The source's joints by the names that they have in a body."""
+    if source.family == "mano":
+        return [f"{side_of(source)}_{name}" for name in source.joints]
+    if source.family == "flame":
+        return ["neck", "head", *source.joints[2:]]
+    return list(source.joints)
+
+
+def _register(source: BodyData, target: BodyData, mine: np.ndarray) -> np.ndarray:
     """Return the source's template, (Vs, 3) float64, laid over the target's."""
-    shared = [name for name in source.joints if name in target.joints]
+    names = _joint_names(source)
+    shared = [name for name in names if name in target.joints]
     if len(shared) < 4:
         raise ValueError(
             f"{source.family} and {target.family} share {len(shared)} joints; at least four are "
             "needed to lay one over the other. Give a correspondence file"
         )
     points = source.v_template.astype(np.float64)
-    goal = target.v_template.astype(np.float64)
+    goal = target.v_template[mine].astype(np.float64)
+    facing_of = _normals(target.v_template.astype(np.float64), target.faces)[mine]
     pair = [
-        body.joint_regressor[[body.joints.index(name) for name in shared]].astype(np.float64)
+        body.joint_regressor[[known.index(name) for name in shared]].astype(np.float64)
         @ body.v_template.astype(np.float64)
-        for body in (source, target)
+        for body, known in ((source, names), (target, list(target.joints)))
     ]
     points = _similar(points, *pair)
     last = np.inf
     for _ in range(20):
         triangle, _, near = _nearest(points, source.faces, goal)
         distance = np.linalg.norm(near - goal, axis=1)
-        facing = _face_normals(points, source.faces)[triangle] * _normals(goal, target.faces)
+        facing = _face_normals(points, source.faces)[triangle] * facing_of
         good = (facing.sum(1) > _FACING) & (distance <= np.quantile(distance, 0.8))
         if distance[good].mean() > 0.999 * last:
             break
@@ -238,115 +263,3 @@ def _without_specks(valid: np.ndarray, faces: np.ndarray, least: int = 30) -> np
     graph = sparse.coo_matrix((np.ones(len(edges)), edges.T), (len(valid),) * 2)
     _, label = connected_components(graph, directed=False)
     return valid & (np.bincount(label)[label] >= min(least, len(valid) // 10))
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def save_correspondence(path: Path, correspondence: Correspondence) -> None:
-    """Write a correspondence as npz, whole or not at all."""
-    c = correspondence
-    lift = {name: getattr(c.lift, name) for name in _LIFT} if c.lift else {}
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        corners=c.corners.astype(np.int32), weights=c.weights, valid=c.valid,
-        num_source=c.num_source, source=c.source, target=c.target, **lift,
-    )  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
-
-
-def load_correspondence(path: Path, mask: Path | None = None) -> Correspondence:
-    """Read a correspondence: our npz, or a published ``*_deftrafo_setup.pkl``.
-
-    Args:
-        path: The file.
-        mask: For a published file, its mask of valid target vertices (npy, npz or pkl).
-
-    Raises:
-        ValueError: If it is damaged or something else.
-    """
-    if path.suffix == ".pkl":
-        return load_official(path, mask)
-    try:
-        # numpy leaves a damaged file open that it opened itself
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        corners = arrays["corners"].astype(np.int64)
-        weights, valid = arrays["weights"].astype(np.float64), arrays["valid"].astype(bool)
-        lift = None
-        if all(name in arrays for name in _LIFT):
-            lift = Lift(*(arrays[name] for name in _LIFT), corners, weights, valid)
-        return Correspondence(
-            corners,
-            weights,
-            valid,
-            num_source=int(arrays["num_source"]),
-            lift=lift,
-            source=str(arrays["source"]),
-            target=str(arrays["target"]),
-        )
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} cannot be read as a correspondence: {error}") from error
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise ValueError(
-            f"{path} cannot be read as a correspondence ({type(error).__name__}: {error}); it "
-            "must be one of this project's npz files or a published *_deftrafo_setup.pkl"
-        ) from error
-
-
-def load_official(path: Path, mask: Path | None = None) -> Correspondence:
-    """Read a published ``smpl2smplx_deftrafo_setup.pkl`` and the like.
-
-    Its matrix ``mtx`` is (Vt, 2 Vs): barycentric coordinates, then weights of normals, which the
-    published tool leaves out as well. Nothing in the file is executed.
-
-    Args:
-        path: The file.
-        mask: The mask of valid target vertices that goes with it: npy, npz or pkl; boolean, or the
-            ids of the valid ones. Without it all vertices that have weights are valid.
-
-    Raises:
-        ValueError: If the file holds no such matrix.
-    """
-    content = load_model_pickle(path)
-    matrix = content.get("mtx", content.get("matrix"))
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.shape[1] % 2:
-        raise ValueError(f"{path} has no matrix 'mtx' of (target, 2 x source) vertices")
-    num_source = matrix.shape[1] // 2
-    matrix = np.asarray(matrix[:, :num_source], np.float64)
-    corners = np.sort(np.argpartition(-np.abs(matrix), 3, axis=1)[:, :3], 1)
-    weights = np.take_along_axis(matrix, corners, 1)
-    rest = np.abs(matrix).sum(1) - np.abs(weights).sum(1)
-    if rest.max() > 1e-3:
-        raise ValueError(f"{path}: a row of 'mtx' has more than three weights; not barycentric")
-    total = weights.sum(1)
-    valid = np.abs(total - 1) < 1e-2
-    weights[valid] /= total[valid, None]
-    if mask is not None:
-        valid &= _read_mask(mask, len(valid))
-    return Correspondence(
-        corners.astype(np.int64), weights, valid, num_source, None, str(path), ""
-    )
-
-
-def _read_mask(path: Path, count: int) -> np.ndarray:
-    if path.suffix == ".pkl":
-        content = load_model_pickle(path)
-    else:
-        loaded = np.load(path, allow_pickle=False)
-        content = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"": loaded}
-    arrays = [a for a in content.values() if isinstance(a, np.ndarray) and a.ndim == 1]
-    for array in arrays:
-        if array.shape == (count,) and set(np.unique(array)) <= {0, 1}:
-            return array.astype(bool)
-    for array in arrays:
-        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < count:
-            mask = np.zeros(count, bool)
-            mask[array] = True
-            return mask
-    raise ValueError(f"{path} holds no mask of {count} vertices, as booleans or as ids")

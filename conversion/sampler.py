@@ -66,5 +66,6 @@ class Sampler:
         length = area.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         # unit normals, times the size of their surroundings over the template's
         normal = area * (self._inverse_sizes[:, None, None] / length.sqrt())
-        out = torch.sparse.mm(self._points, wide) + torch.sparse.mm(self._normals, normal.flatten(1))
+        out = torch.sparse.mm(self._points, wide)
+        out = out + torch.sparse.mm(self._normals, normal.flatten(1))
         return out.unflatten(1, (batch, 3)).permute(1, 2, 0).contiguous()

@@ -8,9 +8,8 @@ from conversion.correspondence import (
     Correspondence,
     _closest_on_triangles,
     build_correspondence,
-    load_correspondence,
-    save_correspondence,
 )
+from conversion.correspondence_files import load_correspondence, save_correspondence
 
 
 def test_one_topology_is_the_identity(smpl):
