@@ -1,6 +1,6 @@
 """The pictures of an item: those in the store's cache, and those that are drawn when missing.
 
-``fitting.run`` leaves three pictures a person in the store; the rest (the bare photo of the same cut,
+``fitting.run`` leaves three pictures a person in the store; the rest (the bare photo, cut the same,
 face and hands enlarged, the keypoints in the picture's coordinates, the mesh) is made by a worker
 process, ahead of the person who will look at it, and kept in the same cache.
 """

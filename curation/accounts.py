@@ -198,6 +198,13 @@ class Accounts:
                 log_event(connection, "account_changed", by, name=name, **shown)
         return self.person(name)
 
+    def finish_tutorial(self, name: str) -> None:
+        """Keep that somebody has been through the tutorial."""
+        with self._database.write() as connection:
+            where = db.annotator.c.name == name
+            connection.execute(sa.update(db.annotator).where(where).values(tutorial_at=db.now()))
+            log_event(connection, "tutorial_done", name)
+
     def settings(self, name: str) -> dict[str, Any]:
         """Return what the person has set on the page."""
         query = sa.select(db.annotator.c.settings).where(db.annotator.c.name == name)
@@ -226,6 +233,11 @@ class Accounts:
         Raises:
             LoginRefused: If the password is wrong or there were too many wrong ones.
         """
+        self.check(name, password, address)
+        return self.open_session(name, address)
+
+    def check(self, name: str, password: str, address: str = "") -> None:
+        """Check a password without beginning a session; see ``log_in``."""
         wait = self._wait_seconds(name, address)
         if wait > 0:
             self._store.log("login_blocked", name, address)
@@ -243,7 +255,6 @@ class Accounts:
                 connection.execute(db.login_failure.insert(), failure)
                 log_event(connection, "login_failed", name, address)
             raise LoginRefused("Name or password is wrong.")
-        return self.open_session(row.name, address)
 
     def open_session(self, name: str, address: str = "") -> Session:
         """Begin a session without a password: for those who have proved who they are elsewhere."""

@@ -193,7 +193,7 @@ class ReviewQueue:
             ).all()
             connection.execute(sa.update(db.item).values(needed=wanted))
             for fit_id in changed:
-                _restage(connection, fit_id)
+                restage(connection, fit_id)
 
     def counts(self) -> dict[str, int]:
         """Return how many items are in each stage."""
@@ -203,27 +203,41 @@ class ReviewQueue:
 
     # --- leases
 
-    def take(self, annotator: str, count: int = 3, adjudicates: bool = False) -> list[Lease]:
+    def take(
+        self,
+        annotator: str,
+        count: int = 3,
+        adjudicates: bool = False,
+        only_disagreements: bool = False,
+    ) -> list[Lease]:
         """Return a person's next items, own open ones first; they become the person's.
 
         Args:
             annotator: Who.
             count: How many at most; the first is to be judged, the others can be loaded ahead.
             adjudicates: Whether to hand out disagreements of others, too.
+            only_disagreements: Whether to hand out nothing else.
         """
         with self._database.write() as connection:
-            return self._take(connection, annotator, count, adjudicates)
+            return self._take(connection, annotator, count, adjudicates, only_disagreements)
 
     def _take(
-        self, connection: sa.Connection, annotator: str, count: int, adjudicates: bool
+        self,
+        connection: sa.Connection,
+        annotator: str,
+        count: int,
+        adjudicates: bool,
+        only_disagreements: bool,
     ) -> list[Lease]:
         _expire(connection, annotator)
         end = db.now() + self.settings.lease_seconds
         connection.execute(sql.EXTEND_OWN, {"p_annotator": annotator, "p_end": end})
         rows = connection.execute(sql.OWN_OPEN, {"p_annotator": annotator})
         leases = [_lease(row) for row in rows]
+        if only_disagreements:
+            leases = [lease for lease in leases if lease.lane == "adjudication"]
         while len(leases) < count:
-            found = self._next(connection, annotator, adjudicates)
+            found = self._next(connection, annotator, adjudicates, only_disagreements)
             if found is None:
                 break
             lease = self._lend(connection, annotator, *found, end)
@@ -241,10 +255,17 @@ class ReviewQueue:
             return _own_lease(connection, lease_id, annotator)
 
     def _next(
-        self, connection: sa.Connection, annotator: str, adjudicates: bool
+        self,
+        connection: sa.Connection,
+        annotator: str,
+        adjudicates: bool,
+        only_disagreements: bool,
     ) -> tuple[str, str, float] | None:
         """Return fit_id, lane and probability of what to serve next."""
         me = {"p_annotator": annotator}
+        if only_disagreements:
+            found = connection.execute(sql.NEXT_DISAGREED, me).first()
+            return (found.fit_id, "adjudication", math.nan) if found else None
         served = dict(connection.execute(sql.SERVED_BY_LANE, me).tuples().all())
         golds = served.pop("gold", 0)
         judged = sum(served.values())
@@ -293,7 +314,7 @@ class ReviewQueue:
         connection.execute(sql.DROP_EXPIRED, {"p_fit": fit_id, "p_annotator": annotator})
         if not db.insert_new(connection, db.lease, row):
             return None
-        _restage(connection, fit_id, annotator)
+        restage(connection, fit_id, annotator)
         return lease
 
     # --- decisions
@@ -307,6 +328,7 @@ class ReviewQueue:
         revises: str = "",
         take: int = 0,
         adjudicates: bool = False,
+        only_disagreements: bool = False,
     ) -> tuple[Decision, list[Lease]]:
         """Take a decision, and hand out what comes next, in one transaction.
 
@@ -320,6 +342,7 @@ class ReviewQueue:
             revises: The decision that this one replaces, if they change their mind.
             take: How many next items to return, as in ``take``.
             adjudicates: As in ``take``.
+            only_disagreements: As in ``take``.
 
         Raises:
             LeaseError: If the lease is not this person's.
@@ -345,8 +368,11 @@ class ReviewQueue:
             )
             if append_decision(connection, decision):
                 connection.execute(sql.SET_LEASE_STATE, {"p_lease": lease_id, "p_state": "done"})
-                _restage(connection, lease.fit_id, annotator)
-            following = self._take(connection, annotator, take, adjudicates) if take else []
+                restage(connection, lease.fit_id, annotator)
+            following = []
+            if take:
+                how = (adjudicates, only_disagreements)
+                following = self._take(connection, annotator, take, *how)
         return decision, following
 
     def withdraw(self, annotator: str, decision_id: str, new_decision_id: str = "") -> Lease:
@@ -386,8 +412,20 @@ class ReviewQueue:
                     "p_end": db.now() + self.settings.lease_seconds,
                 }
                 connection.execute(sql.REOPEN_LEASE, times | {"p_lease": lease_row.lease_id})
-                _restage(connection, row.fit_id)
+                restage(connection, row.fit_id)
             return _own_lease(connection, lease_row.lease_id, annotator)
+
+    def done_since(self, annotator: str, seconds: float) -> int:
+        """Return how many items a person has judged in the last seconds, less what was undone."""
+        later = db.decision.alias("later")
+        query = sa.select(sa.func.count()).where(
+            db.decision.c.annotator == annotator,
+            db.decision.c.created_at > db.now() - seconds,
+            db.decision.c.verdict != WITHDRAWN,
+            ~sa.exists().where(later.c.supersedes == db.decision.c.decision_id),
+        )
+        with self._database.read() as connection:
+            return connection.scalar(query)
 
     def own_history(
         self, annotator: str, limit: int = 50, before: float = math.inf
@@ -453,10 +491,10 @@ def _expire(connection: sa.Connection, annotator: str) -> None:
     for row in connection.execute(sql.EXPIRED, times).all():
         connection.execute(sql.SET_LEASE_STATE, {"p_lease": row.lease_id, "p_state": "expired"})
         log_event(connection, "lease_expired", row.annotator, lease=row.lease_id)
-        _restage(connection, row.fit_id)
+        restage(connection, row.fit_id)
 
 
-def _restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> None:
+def restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> None:
     """Count an item's votes and leases afresh and set its stage."""
     which = {"p_fit": fit_id}
     item = connection.execute(sql.ITEM, which).first()
