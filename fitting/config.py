@@ -42,7 +42,8 @@ class StageConfig:
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
-    """Scale of the Geman-McClure function, in the units of the 2D residuals."""
+    """Scale of the Geman-McClure function, in the units of the 2D residuals; in pixels of the photo
+    with FitConfig.residuals published."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FitConfig:
             iterations=10, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
         ),
         StageConfig(
-            iterations=200, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
+            iterations=300, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
         ),
     )
     """Annealing on all points, from the best starts."""
@@ -79,9 +80,10 @@ class FitConfig:
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
-    residual_unit: Literal["person", "picture"] = "person"
-    """What 2D residuals are measured by: person is a thousandth of 1.25 times the person's height
-    in pixels, picture a thousandth of the photo's height, as published."""
+    residuals: Literal["person", "published"] = "person"
+    """How 2D residuals count. person: in thousandths of 1.25 times the person's height in pixels.
+    published: in thousandths of the photo's height, robust at a scale in pixels of the photo, and
+    with SMPLify-X's points and their weights (reference_energy.point_weights)."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2

@@ -1,7 +1,7 @@
 """Fit SMPL-X to the keypoints of many persons at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,9 @@ from fitting.candidates import Candidates
 from fitting.config import FitConfig, StageConfig
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
-from fitting.priors import load_pose_prior
+from fitting.priors import PosePrior, load_pose_prior
 from fitting.records import FitResult, FitTarget
+from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -35,6 +36,7 @@ from fitting.state import Layout
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
+_WRISTS = ("left_wrist", "right_wrist")
 _CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
 
 
@@ -75,6 +77,7 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        prior: On the body's pose; the one that comes with the package by default.
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
@@ -89,6 +92,7 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
+        prior: PosePrior | None = None,
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -100,8 +104,9 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = load_pose_prior(**options)
-        self._prior_mean = self._prior.means[0]
+        shipped = load_pose_prior(**options)
+        self._prior = shipped if prior is None else prior.to(**options)
+        self._prior_mean = shipped.means[0]
         self._limits = joint_limits(**options)
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
@@ -120,6 +125,32 @@ class Fitter:
             results[k] if k in results else self._refused(target, self._problem(target))
             for k, target in enumerate(targets)
         ]
+
+    def energy(self, target: FitTarget, params: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the energy by term that any solver's parameters have in the last stage.
+
+        Args:
+            target: The person.
+            params: The fields of BodyParams, without batch dimension, as in FitResult. Of the hands
+                what their PCA components can hold.
+        """
+        evidence = self._evidence([target], self._coarse)
+        scale = pixels_per_metre(self._coarse, evidence, self._rest())
+        evidence = self._scaled(self._evidence([target], self._fine), [target], scale)
+        energy = self._energy(self._fine, self.config.fine[-1], evidence)
+        zero = torch.zeros(self._layout.size, dtype=self.dtype, device=self.device)
+        terms = energy.terms(self._layout.vector(params, zero)[None])[0]
+        return dict(zip(TERMS, terms.tolist(), strict=True))
+
+    def _rest(self) -> Tensor:
+        """Return (P, 3) the coarse points of the mean body at rest."""
+        like = self._layout.hand_means
+        return sliced_forward(
+            self._coarse,
+            like.new_zeros(1, 55, 3),
+            like.new_zeros(1, self._coarse.num_shape),
+            like.new_zeros(1, 3),
+        ).points[0]
 
     def _fit_chunks(
         self, targets: Sequence[FitTarget], chunks: list[list[int]]
@@ -158,6 +189,7 @@ class Fitter:
             for name, point in zip(FIT_KEYPOINTS, points, strict=True)
             if name in COARSE_POINTS
             and np.isfinite(point).all()
+            and point[2] > 0
             and point[2] >= self.config.min_confidence
         ]
         if len(used) < self.config.min_points:
@@ -201,9 +233,7 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        own = np.array(
-            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
-        )
+        own = np.array([self._point_weight(name) for name in sliced.points])
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -214,19 +244,29 @@ class Fitter:
             focal_px=real([t.focal_px for t in targets]),
             center_px=real(np.stack([t.center_px for t in targets])),
             unit=real(np.ones(len(targets))),
+            robust_unit=real(np.ones(len(targets))),
         )
+
+    def _point_weight(self, name: str) -> float:
+        """Weight of a point's squared residuals in every stage."""
+        if self.config.residuals == "published":
+            return float(name in OPENPOSE_POINTS and name not in IGNORED)
+        return self.config.loose_weight if name in LOOSE_POINTS else 1.0
+
+    def _stage_weight(self, name: str, stage: StageConfig) -> float:
+        """What a stage makes of a point's weight."""
+        part = keypoint_part(name)
+        if part == "body":
+            # OpenPose has the wrists twice: as ends of the arms and as roots of the hands
+            is_twice = self.config.residuals == "published" and name in _WRISTS
+            return 1.0 + stage.w_hand_points * is_twice
+        return stage.w_face_points if part == "face" else stage.w_hand_points
 
     def _energy(self, sliced: SlicedBody, stage: StageConfig, evidence: Evidence) -> Energy:
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
-            part_weight = {
-                "body": 1.0,
-                "left_hand": stage.w_hand_points,
-                "right_hand": stage.w_hand_points,
-                "face": stage.w_face_points,
-            }
-            weight = [part_weight[keypoint_part(name)] for name in sliced.points]
+            weight = [self._stage_weight(name, stage) for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
         return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
@@ -268,15 +308,9 @@ class Fitter:
     def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
-        rest = sliced_forward(
-            self._coarse,
-            coarse.points_px.new_zeros(1, 55, 3),
-            coarse.points_px.new_zeros(1, self._coarse.num_shape),
-            coarse.points_px.new_zeros(1, 3),
-        ).points[0]
-        unit = self._unit(targets, pixels_per_metre(self._coarse, coarse, rest))
-        coarse = replace(coarse, unit=unit)
-        fine = replace(self._evidence(targets, self._fine), unit=unit)
+        scale = pixels_per_metre(self._coarse, coarse, self._rest())
+        coarse = self._scaled(coarse, targets, scale)
+        fine = self._scaled(self._evidence(targets, self._fine), targets, scale)
 
         found, tried, trusted = self._starts(targets, coarse)
         # All starts are compared by one energy, so that the margin between them means something.
@@ -299,14 +333,13 @@ class Fitter:
         )  # fmt: skip
         return self._results(targets, energy, ending)
 
-    def _unit(self, targets: Sequence[FitTarget], scale: Tensor) -> Tensor:
-        """Return (B,) residual units per pixel; ``scale`` is in pixels per metre."""
-        if self.config.residual_unit == "person":
-            return 1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale)
-        heights = [
-            t.height_px if np.isfinite(t.height_px) else 2 * float(t.center_px[1]) for t in targets
-        ]
-        return 1000 / torch.tensor(heights, dtype=self.dtype, device=self.device)
+    def _scaled(self, evidence: Evidence, targets: Sequence[FitTarget], scale: Tensor) -> Evidence:
+        """Set the unit of the residuals; ``scale`` (B,) is in pixels per metre."""
+        if self.config.residuals == "person":
+            return replace(evidence, unit=1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale))
+        heights = [t.picture_height_px for t in targets]
+        unit = 1000 / torch.tensor(heights, dtype=self.dtype, device=self.device)
+        return replace(evidence, unit=unit, robust_unit=unit)
 
     def _starts(
         self, targets: Sequence[FitTarget], coarse: Evidence
@@ -405,8 +438,8 @@ class Fitter:
             points = target.keypoints_2d
             distance = np.linalg.norm(projected - points[:, :2], axis=-1)
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
-            used = residual[points[:, 2] >= self.config.min_confidence]
-            used_parts = parts[points[:, 2] >= self.config.min_confidence]
+            is_used = (points[:, 2] >= self.config.min_confidence) & (points[:, 2] > 0)
+            used, used_parts = residual[is_used], parts[is_used]
             status, reason = "ok", ""
             if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"

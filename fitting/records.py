@@ -27,6 +27,12 @@ class FitTarget:
     height_px: float = math.nan
     start: Mapping[str, np.ndarray] | None = None
 
+    @property
+    def picture_height_px(self) -> float:
+        """``height_px``, or where it is unknown twice what the principal point says."""
+        known = math.isfinite(self.height_px)
+        return float(self.height_px) if known else 2 * float(self.center_px[1])
+
 
 @dataclass(frozen=True, eq=False)
 class FitResult:

@@ -102,13 +102,12 @@ def reference_evidence(
     points = np.asarray(target.keypoints_2d, np.float64)[rows]
     seen = np.isfinite(points).all(-1) & (points[:, 2] > 0)
     points = torch.as_tensor(np.where(seen[:, None], points, 0), dtype=dtype, device=device)
-    height = float(target.height_px)
     return ReferenceEvidence(
         points_px=points[:, :2],
         confidence=points[:, 2],
         focal_px=float(target.focal_px),
         center_px=torch.as_tensor(np.asarray(target.center_px), dtype=dtype, device=device),
-        height_px=height if np.isfinite(height) else 2 * float(target.center_px[1]),
+        height_px=target.picture_height_px,
     )
 
 
@@ -128,9 +127,8 @@ def find_problem(target: FitTarget, min_points: int) -> str:
         return f"the focal length is {target.focal_px} px; it must be positive"
     if not np.isfinite(target.center_px).all():
         return "the principal point is not a number"
-    height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
-    if not height > 0:
-        return f"the photo's height is {height} px; residuals are weighed by it"
+    if not target.picture_height_px > 0:
+        return f"the photo's height is {target.picture_height_px} px; residuals are weighed by it"
     used = {
         name
         for name in OPENPOSE_POINTS

@@ -120,8 +120,9 @@ class Layout:
             if not torch.isfinite(value).all():
                 continue
             if side is not None:
-                basis = self.hand_components[side].T  # least squares: rows need not be orthonormal
-                value = torch.linalg.lstsq(basis, value - self.hand_means[side])[0]
+                # least squares: the components need not be orthonormal
+                inverse = torch.linalg.pinv(self.hand_components[side])
+                value = (value - self.hand_means[side]) @ inverse
             out[where] = value
         return out
 
