@@ -52,14 +52,14 @@ class FitConfig:
 
     coarse: tuple[StageConfig, ...] = (
         StageConfig(iterations=8, w_pose=160.0, w_shape=2500.0),
-        StageConfig(iterations=10, w_pose=40.0, w_shape=400.0),
+        StageConfig(iterations=8, w_pose=40.0, w_shape=400.0),
     )
     """Annealing on the body's points alone, from every start."""
-    flip: StageConfig = StageConfig(iterations=8, w_pose=22.8, w_shape=100.0)
+    flip: StageConfig = StageConfig(iterations=5, w_pose=22.8, w_shape=100.0)
     """Short runs from limbs turned over in depth."""
     fine: tuple[StageConfig, ...] = (
         StageConfig(
-            iterations=10, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
+            iterations=5, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
         ),
         StageConfig(
             iterations=300, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
@@ -70,11 +70,11 @@ class FitConfig:
     """Ways to face that are tried, out of starts.HEADINGS."""
     given_starts: Literal["alone", "compete"] = "alone"
     """Where a person comes with a start: alone replaces the headings, compete adds to them."""
-    same_m: float = 0.05
+    same_m: float = 0.1
     """Starts whose points have come this close to each other (metres, RMS) go on as one."""
     hopeless_coarse: float = 15.0
     """Starts are dropped whose energy exceeds the best's by this factor in the coarse stages."""
-    hopeless_fine: float = 3.5
+    hopeless_fine: float = 4.0
     """The same before the fine stages and in them."""
     keep: int = 2
     """Starts that go on to the fine stages."""

@@ -37,7 +37,7 @@ _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
 _WRISTS = ("left_wrist", "right_wrist")
-_CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
+_CPU_CHUNK = 64  # people: enough to hide the cost of a call, little enough for the cache
 
 
 def _fine_points() -> tuple[str, ...]:
