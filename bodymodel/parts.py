@@ -72,19 +72,25 @@ def region_of(joint: str) -> str:
     return f"{side}_{_REGION_OF_JOINT.get(rest, 'hand')}"
 
 
-def body_parts(body: BodyData) -> BodyParts:
+def body_parts(
+    body: BodyData, ignored: tuple[tuple[str, str], ...] = IGNORED_PAIRS
+) -> BodyParts:
     """Return the parts of a body by its skinning weights.
 
     A vertex is the part of the joint that moves it most, a face that of the joint that moves its
     corners most. Passed over are a part with itself, parent and child, children of one parent
-    (finger webs, collars and neck), and IGNORED_PAIRS.
+    (finger webs, collars and neck), and further pairs.
+
+    Args:
+        body: The body.
+        ignored: Pairs of joints to pass over.
     """
     vertex_part = body.weights.argmax(1)
     face_part = body.weights[body.faces].sum(1).argmax(1)
     return BodyParts(
         vertex_part.astype(np.int64),
         face_part.astype(np.int64),
-        _may_meet(body.parents, body.joints),
+        _may_meet(body.parents, body.joints, ignored),
         body.joints,
     )
 
@@ -114,7 +120,7 @@ def published_parts(path: str | Path, body: BodyData) -> BodyParts:
             )
         arrays.append(array)
     face_part, face_parent = arrays
-    may_meet = _may_meet(body.parents, body.joints)
+    may_meet = _may_meet(body.parents, body.joints, IGNORED_PAIRS)
     has_parent = face_parent >= 0
     pair = face_part[has_parent], face_parent[has_parent]
     may_meet[pair] = may_meet[pair[::-1]] = False
@@ -124,14 +130,16 @@ def published_parts(path: str | Path, body: BodyData) -> BodyParts:
     return BodyParts(votes.argmax(1), face_part, may_meet, body.joints)
 
 
-def _may_meet(parents: tuple[int, ...], joints: tuple[str, ...]) -> np.ndarray:
+def _may_meet(
+    parents: tuple[int, ...], joints: tuple[str, ...], ignored: tuple[tuple[str, str], ...]
+) -> np.ndarray:
     above = np.asarray(parents)
     allowed = (above[:, None] != above) | (above[:, None] < 0)
     np.fill_diagonal(allowed, False)
     for joint, parent in enumerate(parents):
         if parent >= 0:
             allowed[joint, parent] = allowed[parent, joint] = False
-    for first, second in IGNORED_PAIRS:
+    for first, second in ignored:
         if first in joints and second in joints:
             a, b = joints.index(first), joints.index(second)
             allowed[a, b] = allowed[b, a] = False

@@ -22,7 +22,7 @@ from fitting.state import Layout
 
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
-    "shape", "expression", "hands", "jaw", "eyes",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration",
 )  # fmt: skip
 
 _NEAREST_M = 0.1  # points closer to the camera than this are projected as if they were here

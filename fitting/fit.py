@@ -15,10 +15,11 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
-from fitting.records import FitResult, FitTarget
+from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -84,6 +85,7 @@ class _Ending:
     winner: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
 
 
 class Fitter:
@@ -120,6 +122,8 @@ class Fitter:
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -333,10 +337,41 @@ class Fitter:
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
+            apart.x[:, 0],
+            final.converged[:, 0],
+            iterations + apart.iterations[:, 0],
+            winner,
+            start_energies,
+            margin,
+            penetration,
         )
         return self._results(targets, energy, ending)
+
+    def _separate(
+        self, energy: Energy, final: _Candidates
+    ) -> tuple[_Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, spent = len(x), torch.zeros_like(final.iterations)
+        if self._contacts is None:
+            return replace(final, iterations=spent), [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout, x)
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        for _ in range(rounds):
+            deep = found.person[1000 * found.depth > config.penetration_mm]
+            who = torch.unique(deep)
+            if not len(who):
+                break
+            term = self._contacts.term(found, who, config.w_penetration)
+            moved = energy.take(who)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, x[who, None], config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            spent[who] += solved.iterations
+            found = self._contacts.find(self._layout, x)
+        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
@@ -421,6 +456,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results
