@@ -344,9 +344,10 @@ def _line_through(point: Tensor, triangle: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest_faces(
     surface: Surface, points: Tensor, inside: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The nearest face that each vertex is behind, and person * V + vertex; ascending.
+    """The nearest face of the part that holds each vertex, and person * V + vertex; ascending.
 
-    Sought among the parts in whose box (B, J, 3) the vertex is.
+    Of the parts in whose box (B, J, 3) the vertex is, those hold it whose nearest face looks away
+    from it. It leaves by the nearest of these.
     """
     size = points.shape[1]
     person, vertex = inside // size, inside % size
@@ -355,21 +356,42 @@ def _nearest_faces(
     item, other = (is_in & surface.may_meet[surface.vertex_part[vertex]]).nonzero(as_tuple=True)
     start = surface.part_face_start
     count = start[other + 1] - start[other]
-    best = points.new_full((len(inside),), torch.inf)
-    face = torch.full((len(inside),), -1, dtype=torch.int64, device=points.device)
+    who, slot = torch.unique_consecutive(person, return_inverse=True)
+    first = points[who][:, surface.faces[:, 0]]
+    reach = torch.maximum(
+        (points[who][:, surface.faces[:, 1]] - first).norm(dim=2),
+        (points[who][:, surface.faces[:, 2]] - first).norm(dim=2),
+    )
+    nearest = points.new_full((len(item),), torch.inf)
+    face = torch.full((len(item),), -1, dtype=torch.int64, device=points.device)
     for chunk in _chunks(count):
         run, near = _expand(start[other[chunk]], count[chunk])
-        owner = item[chunk][run]
-        corners = points[person[owner][:, None], surface.faces[near]]
-        a, b, c = corners.unbind(1)
+        run = chunk[run]
+        owner = item[run]
         at = points[person[owner], vertex[owner]]
-        is_behind = ((a - at) * torch.linalg.cross(b - a, c - a)).sum(1) > 0
-        owner, near, corners, at = (x[is_behind] for x in (owner, near, corners, at))
+        # a face is no farther than its first corner, and no nearer than that less its size
+        far = (first[slot[owner], near] - at).norm(dim=1)
+        bound = points.new_full((len(item),), torch.inf).scatter_reduce(0, run, far, "amin")
+        kept = (far - reach[slot[owner], near] <= bound[run]).nonzero()[:, 0]
+        run, near, owner, at = run[kept], near[kept], owner[kept], at[kept]
+        corners = points[person[owner][:, None], surface.faces[near]]
         bary = closest_on_triangle(at, corners)
-        square = ((bary[..., None] * corners).sum(1) - at).square().sum(1)
-        before = best.clone()
-        best.scatter_reduce_(0, owner, square, "amin")
-        wins = (square <= best[owner]) & (square < before[owner])
-        face[owner[wins]] = near[wins]
-    found = face >= 0
-    return face[found], inside[found]
+        way = (bary[..., None] * corners).sum(1) - at
+        square = way.square().sum(1)
+        nearest.scatter_reduce_(0, run, square, "amin")
+        tied = (square <= nearest[run] * (1 + 1e-5) + 1e-14).nonzero()[:, 0]
+        run, near, corners, way = run[tied], near[tied], corners[tied], way[tied]
+        normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        # of faces that share the nearest point, the one seen most squarely tells the side
+        side = (way * torch.nn.functional.normalize(normal, dim=1)).sum(1)
+        most = points.new_zeros(len(item)).scatter_reduce(0, run, side.abs(), "amax")
+        is_told = (side > 0) & (side >= most[run])
+        face[run[is_told]] = near[is_told]
+    holds = (face >= 0).nonzero()[:, 0]
+    best = points.new_full((len(inside),), torch.inf)
+    best.scatter_reduce_(0, item[holds], nearest[holds], "amin")
+    holds = holds[nearest[holds] == best[item[holds]]]
+    chosen = torch.full((len(inside),), -1, dtype=torch.int64, device=points.device)
+    chosen[item[holds]] = face[holds]
+    found = chosen >= 0
+    return chosen[found], inside[found]
