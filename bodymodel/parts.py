@@ -12,7 +12,15 @@ import numpy as np
 from bodymodel.body import BodyData
 from bodymodel.pickles import load_model_pickle
 
-__all__ = ["IGNORED_PAIRS", "PUBLISHED_PAIRS", "REGIONS", "BodyParts", "body_parts", "published_parts", "region_of"]
+__all__ = [
+    "IGNORED_PAIRS",
+    "PUBLISHED_PAIRS",
+    "REGIONS",
+    "BodyParts",
+    "body_parts",
+    "published_parts",
+    "region_of",
+]
 
 PUBLISHED_PAIRS: tuple[tuple[str, str], ...] = (
     ("spine3", "left_shoulder"), ("spine3", "right_shoulder"),
@@ -72,9 +80,7 @@ def region_of(joint: str) -> str:
     return f"{side}_{_REGION_OF_JOINT.get(rest, 'hand')}"
 
 
-def body_parts(
-    body: BodyData, ignored: tuple[tuple[str, str], ...] = IGNORED_PAIRS
-) -> BodyParts:
+def body_parts(body: BodyData, ignored: tuple[tuple[str, str], ...] = IGNORED_PAIRS) -> BodyParts:
     """Return the parts of a body by its skinning weights.
 
     A vertex is the part of the joint that moves it most, a face that of the joint that moves its

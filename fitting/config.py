@@ -72,7 +72,7 @@ class FitConfig:
     interpenetration: Literal["off", "measure", "on"] = "on"
     """on: measure how far each body goes through itself, and push apart what does; measure: only
     measure; off: neither."""
-    w_penetration: float = 2.0
+    w_penetration: float = 5.0
     """Squared depth (cm) of parts inside each other, times the area (cm^2) that is."""
     penetration_rounds: int = 4
     """Most times that parts are looked for which are inside each other, and pushed apart."""

@@ -69,8 +69,6 @@ def penetration_energy(
     for points in vertices:
         pairs = colliding_triangles(surface, points)
         first, second = (points[surface.faces[pairs[:, k]]] for k in (0, 1))
-        field = conic_field(
-            torch.cat([first, second]), torch.cat([second, first]), sigma
-        )
+        field = conic_field(torch.cat([first, second]), torch.cat([second, first]), sigma)
         energies.append(field.sum())
     return torch.stack(energies)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from bodymodel.body import BodyData
 from bodymodel.model import BodyModel
+from bodymodel.params import BodyParams
 from bodymodel.parts import region_of
 from bodymodel.penetration import Contacts, find_contacts, make_surface
 from bodymodel.sliced import SlicedState
 from bodymodel.vertex_motion import Skin, make_skin, place_vertices, vertex_jacobian
 from fitting.energy import Energy
 from fitting.records import SelfPenetration
-from fitting.state import Layout
 
 __all__ = ["BodyContacts", "ContactTerm"]
 
@@ -91,13 +91,17 @@ class BodyContacts:
         rank = torch.randperm(len(body.v_template), generator=generator)
         self._rank = rank.to(device)
 
-    def find(self, layout: Layout, x: Tensor) -> Contacts:
-        """Return the contacts of the bodies of states (B, size)."""
+    def find(self, params: BodyParams) -> Contacts:
+        """Return the contacts of bodies (B)."""
         with torch.no_grad():
-            params = layout.params(x).map(lambda value: value.to(self._model.dtype))
-            # in front of the camera in single precision: without their place, which is far off
+            params = params.map(lambda value: value.to(self._model.dtype))
+            # without their place, which is far off: single precision is enough
             params = replace(params, transl=torch.zeros_like(params.transl))
             return find_contacts(self._surface, self._model(params).vertices)
+
+    def measure_params(self, params: BodyParams) -> list[SelfPenetration]:
+        """Return how far bodies (B) go through themselves."""
+        return self.measure(self.find(params), len(params.transl))
 
     def term(self, contacts: Contacts, persons: Tensor, weight: float) -> ContactTerm:
         """Return the term of some persons, ascending, each of whom has contacts.

@@ -357,7 +357,7 @@ class Fitter:
         batch, spent = len(x), torch.zeros_like(final.iterations)
         if self._contacts is None:
             return replace(final, iterations=spent), [SelfPenetration()] * batch
-        found = self._contacts.find(self._layout, x)
+        found = self._contacts.find(self._layout.params(x))
         rounds = config.penetration_rounds if config.interpenetration == "on" else 0
         for _ in range(rounds):
             deep = found.person[1000 * found.depth > config.penetration_mm]
@@ -370,7 +370,7 @@ class Fitter:
             solved = self._run(moved, x[who, None], config.penetration_iterations)
             x[who] = solved.x[:, 0]
             spent[who] += solved.iterations
-            found = self._contacts.find(self._layout, x)
+            found = self._contacts.find(self._layout.params(x))
         return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:

@@ -22,6 +22,7 @@ from bodymodel.penetration import make_surface
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
+from fitting.contacts import BodyContacts
 from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
@@ -162,6 +163,7 @@ class ReferenceFitter:
         self._surface = None
         if self.config.interpenetration:
             self._surface = make_surface(body, body_parts(body, PUBLISHED_PAIRS), self.device)
+        self._contacts = BodyContacts(body, torch.float64, "cpu")
         self._pose_penalty = POSE_PENALTIES[self.config.body_prior]
         self._all = slice_body(body, dtype=torch.float64)
         components = body.hand_components[:, : self.config.num_hand_components]
@@ -373,6 +375,7 @@ class ReferenceFitter:
             iterations=evaluations,
             status=status,
             reason=reason,
+            self_penetration=self._contacts.measure_params(params)[0],
         )
 
     def _project(self, params: BodyParams, target: FitTarget) -> tuple[np.ndarray, float]:

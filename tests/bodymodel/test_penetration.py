@@ -172,7 +172,9 @@ def test_a_hand_in_the_belly_is_seen_and_named(posed, open_body):
 def hand_in_belly(open_body):
     pose = arms(open_body, 1.1, elbow=1.6)
     pose[open_body.joints.index("right_elbow") - 1] = 0
-    turn = rotvec_to_rotmat(torch.tensor([0, 0, -1.1])) @ rotvec_to_rotmat(torch.tensor([1.2, 0, 0]))
+    turn = rotvec_to_rotmat(torch.tensor([0, 0, -1.1])) @ rotvec_to_rotmat(
+        torch.tensor([1.2, 0, 0])
+    )
     pose[open_body.joints.index("left_shoulder") - 1] = rotmat_to_rotvec(turn).numpy()
     return pose
 
@@ -185,7 +187,9 @@ def test_open3d_finds_the_same_depths(open_body):
     params.body_pose[0] = torch.as_tensor(hand_in_belly(open_body), dtype=torch.float32)
     vertices = BodyModel(open_body)(params).vertices
     contacts = find_contacts(surface, vertices)
-    arm = [k for k, n in enumerate(open_body.joints) if n.startswith("left_") and k > 15 and k != 23]
+    arm = [
+        k for k, n in enumerate(open_body.joints) if n.startswith("left_") and k > 15 and k != 23
+    ]
     is_arm = np.isin(surface.face_part.numpy(), arm)
     rest = surface.faces.numpy()[~is_arm].astype(np.uint32)
     scene = o3d.t.geometry.RaycastingScene()
