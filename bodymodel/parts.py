@@ -27,7 +27,7 @@ PUBLISHED_PAIRS: tuple[tuple[str, str], ...] = (
     ("spine2", "left_shoulder"), ("spine2", "right_shoulder"),
     ("left_hip", "right_hip"), ("neck", "jaw"),
 )  # fmt: skip
-"""Pairs that SMPLify-X passes over besides parent and child (Pavlakos et al. 2019, its settings)."""
+"""Pairs that SMPLify-X's settings pass over besides parent and child (Pavlakos et al. 2019)."""
 
 IGNORED_PAIRS: tuple[tuple[str, str], ...] = (
     *PUBLISHED_PAIRS,

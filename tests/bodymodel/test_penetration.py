@@ -80,7 +80,7 @@ def test_where_the_body_stands_does_not_matter(pair, motion):
 
 
 def test_parts_that_may_not_meet_are_passed_over(toy_body):
-    body, parts, (_, small) = spheres(toy_body, (0.1, 0.06))
+    body, parts, _ = spheres(toy_body, (0.1, 0.06))
     parts.may_meet[:] = False
     vertices = torch.as_tensor(body.v_template)[None]
     assert len(find_contacts(make_surface(body, parts), vertices)) == 0
