@@ -17,7 +17,7 @@ from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward, sliced_jacobian
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.state import Layout
 
 TERMS = (
@@ -135,7 +135,7 @@ class Energy:
 
     sliced: SlicedBody
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     evidence: Evidence
