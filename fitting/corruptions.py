@@ -43,7 +43,12 @@ _CHAINS = tuple(
     for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
     for side in ("left", "right")
 )
-_HINGES = (("left_knee", 0, -1), ("right_knee", 0, -1), ("left_elbow", 1, 1), ("right_elbow", 1, -1))
+_HINGES = (
+    ("left_knee", 0, -1),
+    ("right_knee", 0, -1),
+    ("left_elbow", 1, 1),
+    ("right_elbow", 1, -1),
+)
 
 
 def recombine_limbs(pose: np.ndarray, rng: np.random.Generator, rate: float) -> np.ndarray:

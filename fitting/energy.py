@@ -156,9 +156,7 @@ class Energy:
     def terms(self, x: Tensor) -> Tensor:
         """Return the energies at the states (B, size) by term, (B, len(TERMS))."""
         full_pose = self.layout.full_pose(x)
-        state = sliced_forward(
-            self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x)
-        )
+        state = sliced_forward(self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x))
         data = data_energy(self.evidence, state, self.stage.robust_px)
         terms = {"data": data, **self._priors.terms(x, full_pose)}
         if self.extra:
@@ -194,9 +192,7 @@ class Energy:
 
 
 @lru_cache(maxsize=64)
-def _prepare_data(
-    sliced: SlicedBody, layout: Layout, size: int, free: Tensor | None
-) -> DataPlan:
+def _prepare_data(sliced: SlicedBody, layout: Layout, size: int, free: Tensor | None) -> DataPlan:
     return plan_data(sliced, layout, range(size) if free is None else free.tolist())
 
 

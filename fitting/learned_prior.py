@@ -1,7 +1,7 @@
 """The open prior on the body's pose: a Gaussian and a small network, learnt from motion capture.
 
-E(x) = 0.5 (x - m)^T P (x - m) + 0.5 |g(x)|^2: a wide Gaussian, which alone speaks far from all data,
-since the network's hidden units are bounded; and residuals g that vanish for what people do. Both
+E(x) = 0.5 (x - m)^T P (x - m) + 0.5 |g(x)|^2: a wide Gaussian, which alone speaks far from all
+data, since the network's hidden units are bounded; and residuals g that vanish for what people do. Both
 are squares with analytic Jacobians, so Gauss-Newton takes them as they are. The network is built
 so that a pose and its mirror image have the same energy.
 
@@ -11,6 +11,7 @@ so that a pose and its mirror image have the same energy.
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class LearnedPrior:
 
     def __post_init__(self) -> None:
         widths = [_DIM, *(len(b) for b in self.biases)]
-        expected = [tuple(pair[::-1]) for pair in zip(widths, widths[1:], strict=False)]
+        expected = [(after, before) for before, after in pairwise(widths)]
         shapes = [tuple(w.shape) for w in self.weights]
         if shapes != expected or self.mean.shape != (_DIM,) or len(self.precision) != _DIM:
             raise ValueError(

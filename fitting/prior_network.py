@@ -8,6 +8,7 @@ recombined by limb and enlarged (``fitting.corruptions``): ten recorded people d
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -68,10 +69,12 @@ class _Twins(nn.Module):
         self.register_buffer("mirror", torch.tensor(mirror_rows(np.eye(63)), dtype=torch.float32))
         widths = (63, *config.hidden, config.residuals)
         self.same, self.other, self.bias = (nn.ParameterList() for _ in range(3))
-        for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for k, (before, after) in enumerate(pairwise(widths)):
             size = (before if k == 0 else 2 * before) ** -0.5
             self.same.append(nn.Parameter(size * torch.randn(after, before)))
-            self.other.append(nn.Parameter(size * torch.randn(after, before) if k else torch.empty(0)))
+            self.other.append(
+                nn.Parameter(size * torch.randn(after, before) if k else torch.empty(0))
+            )
             self.bias.append(nn.Parameter(0.1 * torch.randn(after)))
         self.log_share = nn.Parameter(torch.zeros(()))
         # of the logistic loss alone: E is in its own units

@@ -186,9 +186,7 @@ def squared_pose(
     return PosePrior(zero, torch.eye(_DIM, dtype=dtype, device=device)[None], zero[:, 0])
 
 
-def free_pose(
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> PosePrior:
+def free_pose(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> PosePrior:
     """Return the prior that likes every pose the same. Fits still start from the mean pose."""
     start = load_pose_prior(device, dtype).means
     return PosePrior(start, start.new_zeros(1, _DIM, _DIM), start.new_zeros(1))

@@ -20,6 +20,7 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
+from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
@@ -31,7 +32,6 @@ from fitting.reference_energy import (
     reference_energy,
     reference_evidence,
 )
-from fitting.priors import BodyPrior
 from fitting.reference_mesh import make_mesh
 from fitting.reference_pose import pose_unknown
 from fitting.starts import stature_m

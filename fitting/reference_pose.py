@@ -51,7 +51,9 @@ class AxisAngles:
 
     def penalty(self, unknown: Tensor) -> Tensor:
         """|r|^2 of the prior."""
-        return squared_axis_angles(unknown) if self.prior is None else 2 * self.prior.energy(unknown)
+        return (
+            squared_axis_angles(unknown) if self.prior is None else 2 * self.prior.energy(unknown)
+        )
 
 
 @dataclass(frozen=True, eq=False)

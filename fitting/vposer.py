@@ -205,10 +205,8 @@ def vposer_of(state: Mapping[str, Tensor]) -> VPoser:
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
-    if "bodyprior_dec_out.weight" in state:
-        vposer = _version_1(state)
-    else:
-        vposer = _version_2(state)
+    is_first = "bodyprior_dec_out.weight" in state
+    vposer = _version_1(state) if is_first else _version_2(state)
     wide, sixes = (
         vposer.encoder.layers[0].weight.shape[1],
         vposer.decoder.layers[-1].weight.shape[0],
@@ -226,12 +224,8 @@ def _version_1(state: Mapping[str, Tensor]) -> VPoser:
     return VPoser(
         Network(
             (
-                Layer.of(state, f"{name}enc_fc1", 0.2).after(
-                    batch_norm(state, f"{name}enc_bn1")
-                ),
-                Layer.of(state, f"{name}enc_fc2", 0.2).after(
-                    batch_norm(state, f"{name}enc_bn2")
-                ),
+                Layer.of(state, f"{name}enc_fc1", 0.2).after(batch_norm(state, f"{name}enc_bn1")),
+                Layer.of(state, f"{name}enc_fc2", 0.2).after(batch_norm(state, f"{name}enc_bn2")),
                 Layer.of(state, f"{name}enc_mu"),
             )
         ),

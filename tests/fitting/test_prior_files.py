@@ -289,7 +289,7 @@ def test_damaged_checkpoints_are_refused_in_words(tmp_path, content):
         load_checkpoint(tmp_path / "x.pt")
 
 
-# --- SMPLify's mixture ------------------------------------------------------------------------------
+# --- SMPLify's mixture ----------------------------------------------------------------------------
 
 
 def gaussians(count: int = 8, dim: int = 69) -> dict[str, np.ndarray]:
