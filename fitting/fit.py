@@ -123,7 +123,7 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None
