@@ -360,20 +360,25 @@ class Fitter:
         if self._contacts is None:
             return replace(final, iterations=spent), [SelfPenetration()] * batch
         found = self._contacts.find(self._layout.params(x))
+        measured = self._contacts.measure(found, batch)
         rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        who = torch.arange(batch, device=self.device)
         for _ in range(rounds):
-            deep = found.person[1000 * found.depth > config.penetration_mm]
-            who = torch.unique(deep)
-            if not len(who):
+            still = [m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
                 break
-            term = self._contacts.term(found, who, config.w_penetration)
+            found, who = found.take(is_deep), who[is_deep]
             moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
             moved = replace(moved, extra=(*moved.extra, term))
             solved = self._run(moved, x[who, None], config.penetration_iterations)
             x[who] = solved.x[:, 0]
             spent[who] += solved.iterations
-            found = self._contacts.find(self._layout.params(x))
-        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=spent), measured
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
