@@ -155,7 +155,9 @@ def find_contacts(surface: Surface, vertices: Tensor) -> Contacts:
     inside = candidates[inside]
     if not len(inside):
         return _no_contacts(surface, vertices)
-    face, owner = _nearest_faces(surface, points, inside, _owners(surface, slabs, inside, low, high))
+    face, owner = _nearest_faces(
+        surface, points, inside, _owners(surface, slabs, inside, low, high)
+    )
     if not len(face):
         return _no_contacts(surface, vertices)
     person, vertex = owner // size, owner % size

@@ -63,9 +63,9 @@ class RunConfig:
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
     """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
-    interpenetration: Literal["auto", "on", "off"] = "auto"
-    """Whether parts of a body that are inside each other are pushed apart; auto: as the solver's
-    settings say, which is on for fast and off for lbfgs."""
+    interpenetration: Literal["on", "measure", "off"] = "measure"
+    """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
+    they are; off: neither, a third faster. lbfgs always measures."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
     faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
@@ -123,9 +123,9 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
         bad usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
     config = parse_command_line(RunConfig, argv, "python -m fitting.run", __doc__)
+    from curation.progress import set_up_logging
     from curation.store import StoreError
     from fitting.loop import RunError
-    from fitting.progress import set_up_logging
 
     set_up_logging(config.log_level)
     try:
@@ -306,8 +306,8 @@ def _make_loop(
 
 def _go(job: _Job, loop: "FitLoop") -> None:
     """Run the loop, with progress shown and pictures drawn beside it."""
+    from curation.progress import Progress
     from fitting.overlays import OverlayPool
-    from fitting.progress import Progress
 
     config = job.config
     count = job.dataset.count()
@@ -361,14 +361,12 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
-    if config.interpenetration != "auto":
-        is_on = config.interpenetration == "on"
-        config = replace(
-            config,
-            interpenetration="auto",  # the run's hash knows it by the solver's settings
-            fit=replace(config.fit, interpenetration="on" if is_on else "measure"),
-            reference=replace(config.reference, interpenetration=is_on),
-        )
+    way = config.interpenetration
+    config = replace(
+        config,
+        fit=replace(config.fit, interpenetration=way),
+        reference=replace(config.reference, interpenetration=way == "on"),
+    )
     if config.solver == "lbfgs":
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))

@@ -15,10 +15,12 @@ from fitting.reference import ReferenceFitter
 from fitting.reference_config import ReferenceConfig
 from tests.belly import hand_in_belly, seen
 
+ON = FitConfig(interpenetration="on")
+
 
 @pytest.fixture(scope="module")
 def fitter(open_body):
-    return Fitter(open_body)
+    return Fitter(open_body, ON)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_persons_do_not_know_of_each_other(belly, with_term):
 def test_the_fast_solver_takes_the_hand_out(open_body):
     target = seen(open_body, hand_in_belly(open_body, 0.9))
     (before,) = Fitter(open_body, FitConfig(interpenetration="measure")).fit([target])
-    (after,) = Fitter(open_body).fit([target])
+    (after,) = Fitter(open_body, ON).fit([target])
     assert before.self_penetration.depth_mm > 15
     assert after.self_penetration.depth_mm < 3.1
     assert after.residual_part_px["left_hand"] < before.residual_part_px["left_hand"] + 0.5
@@ -150,7 +152,7 @@ def test_a_person_who_is_not_inside_is_left_alone(open_body):
     params.body_pose[:, 15] = torch.tensor([0, 0, -0.8])
     target = seen(open_body, params)
     (plain,) = Fitter(open_body, FitConfig(interpenetration="measure")).fit([target])
-    (result,) = Fitter(open_body).fit([target])
+    (result,) = Fitter(open_body, ON).fit([target])
     assert result.self_penetration.depth_mm <= FitConfig().penetration_mm
     assert result.energy_total == plain.energy_total
 
