@@ -18,7 +18,8 @@ from fitting.config import FitConfig, StageConfig
 from fitting.contacts import BodyContacts
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
-from fitting.priors import load_pose_prior
+from fitting.prior_choice import load_prior
+from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
@@ -99,6 +100,7 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
+        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -110,6 +112,7 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
+        prior: BodyPrior | None = None,
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -121,7 +124,7 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = load_pose_prior(**options)
+        self._prior = (load_prior("open") if prior is None else prior).to(**options)
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None

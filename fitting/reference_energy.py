@@ -25,7 +25,6 @@ __all__ = [
     "IGNORED",
     "MODEL_JOINTS",
     "OPENPOSE_POINTS",
-    "POSE_PENALTIES",
     "REFERENCE_TERMS",
     "ReferenceEvidence",
     "point_weights",
@@ -64,10 +63,6 @@ PosePenalty = Callable[[Tensor], Tensor]
 def squared_axis_angles(body_pose: Tensor) -> Tensor:
     """The prior ``l2``: (..., 63) -> (...)."""
     return body_pose.square().sum(-1)
-
-
-POSE_PENALTIES: dict[str, PosePenalty] = {"l2": squared_axis_angles}
-"""By ReferenceConfig.body_prior."""
 
 
 @dataclass(frozen=True, eq=False)
