@@ -33,6 +33,7 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.target_check import find_problem, seen_points
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -167,29 +168,11 @@ class Fitter:
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""
-        points = np.asarray(target.keypoints_2d)
-        if points.shape != (len(FIT_KEYPOINTS), 3):
-            raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
-                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
-            )
-        if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-            return f"the focal length is {target.focal_px} px; it must be positive"
-        if not np.isfinite(target.center_px).all():
-            return "the principal point is not a number"
-        used = [
-            name
-            for name, point in zip(FIT_KEYPOINTS, points, strict=True)
-            if name in COARSE_POINTS
-            and np.isfinite(point).all()
-            and point[2] >= self.config.min_confidence
-        ]
-        if len(used) < self.config.min_points:
-            return (
-                f"{len(used)} points of the body are seen, "
-                f"at least {self.config.min_points} are needed"
-            )
-        spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
+        config = self.config
+        limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if problem := find_problem(target, *limits):
+            return problem
+        spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
         return ""
@@ -363,20 +346,27 @@ class Fitter:
         if self._contacts is None:
             return replace(final, iterations=spent), [SelfPenetration()] * batch
         found = self._contacts.find(self._layout.params(x))
+        measured = self._contacts.measure(found, batch)
         rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        who = torch.arange(batch, device=self.device)
         for _ in range(rounds):
-            deep = found.person[1000 * found.depth > config.penetration_mm]
-            who = torch.unique(deep)
-            if not len(who):
+            still = [
+                m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())
+            ]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
                 break
-            term = self._contacts.term(found, who, config.w_penetration)
+            found, who = found.take(is_deep), who[is_deep]
             moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
             moved = replace(moved, extra=(*moved.extra, term))
             solved = self._run(moved, x[who, None], config.penetration_iterations)
             x[who] = solved.x[:, 0]
             spent[who] += solved.iterations
-            found = self._contacts.find(self._layout.params(x))
-        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=spent), measured
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.

@@ -28,16 +28,17 @@ from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
     MODEL_JOINTS,
+    OPENPOSE_POINTS,
     REFERENCE_TERMS,
     TORSO_EDGES,
     ReferenceEvidence,
-    find_problem,
     reference_energy,
     reference_evidence,
 )
 from fitting.reference_mesh import make_mesh
 from fitting.reference_pose import pose_unknown
 from fitting.starts import stature_m
+from fitting.target_check import find_problem
 
 __all__ = ["Descent", "ReferenceFitter", "minimise_lbfgs", "reference_energy"]
 
@@ -197,7 +198,7 @@ class ReferenceFitter:
     # --- one person ----------------------------------------------------------------------------
 
     def _fit_one(self, target: FitTarget) -> FitResult:
-        if problem := find_problem(target, self.config.min_points):
+        if problem := self._problem(target):
             return self._refused("too_few_keypoints", problem)
         evidence = reference_evidence(target, self.dtype, self.device)
         torso = self._torso(evidence)
@@ -219,6 +220,16 @@ class ReferenceFitter:
             attempts.append(attempt)
             evaluations += spent
         return self._result(target, attempts, evaluations)
+
+    def _problem(self, target: FitTarget) -> str:
+        """Say why a person cannot be fitted, or nothing."""
+        body = [name for name in OPENPOSE_POINTS if keypoint_part(name) == "body"]
+        if problem := find_problem(target, body, self.config.min_points):
+            return problem
+        height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
+        if not height > 0:
+            return f"the photo's height is {height} px; residuals are weighed by it"
+        return ""
 
     def _torso(self, evidence: ReferenceEvidence) -> list[tuple[int, int]]:
         """The edges of the trunk that place the camera, in OpenPose's numbers."""

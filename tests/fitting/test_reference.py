@@ -141,6 +141,7 @@ def energy_by_hand(keypoints, params, target, stage, hand_means):
         "expression": stage.expression**2 * (params["expression"] ** 2).sum(),
         "hands": stage.hands**2 * ((hands - hand_means) ** 2).sum(),
         "jaw": sum((w * a) ** 2 for w, a in zip(stage.jaw, params["jaw_pose"], strict=True)),
+        "penetration": 0.0,  # off unless asked for
     }
 
 
