@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig) -> int:
     _check(config)
     shard = _parse_shard(config.shard)
-    from conversion.clips import check_source, read_clips
+    from conversion.readers import check_source, read_clips
 
     try:
         check_source(config.source)
@@ -305,7 +305,8 @@ def _device(wanted: str, threads: int) -> str:
 def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
     import yaml
 
-    from conversion.clips import ClipError, read_clips
+    from conversion.clips import ClipError
+    from conversion.readers import read_clips
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     clips = frames = 0
