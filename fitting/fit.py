@@ -122,6 +122,7 @@ class Fitter:
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
@@ -319,6 +320,7 @@ class Fitter:
         iterations = found.iterations
         for stage in config.coarse:
             energy = self._energy(self._coarse, stage, coarse)
+            energy = replace(energy, prior=self._coarse_prior)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
         # All starts are compared by one energy, so that the margin between them means something.
