@@ -372,7 +372,7 @@ def _resolve(config: RunConfig) -> RunConfig:
         reference=replace(config.reference, interpenetration=way == "on"),
     )
     if config.prior == "auto":
-        config = replace(config, prior="gaussian" if config.solver == "fast" else "l2")
+        config = replace(config, prior="open" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))
