@@ -259,20 +259,12 @@ async def _picture(review: Review, fit_id: str, name: str) -> Response:
     item = review.index.items.get(fit_id)
     if item is None:
         raise LeaseError("this fit is not in the store any more")
-    path = review.pictures.path(item.run_id, fit_id, name)
-    if not path.exists():
-        work = await asyncio.to_thread(
-            review.pictures.want, item.run_id, fit_id, mesh=name == "mesh.glb"
-        )
-        if work is not None:
-            # The work is shared: a reader who goes away must not cancel it.
-            await asyncio.wait([asyncio.wrap_future(work)], timeout=_WAIT_SECONDS)
-    try:
-        if not path.stat().st_size:
-            return Response(status_code=404)
-    except OSError:
+    path = await review.pictures.wait(item.run_id, fit_id, name, _WAIT_SECONDS)
+    if path is None:
         why = review.pictures.problem(fit_id) or "the picture is being drawn"
         return JSONResponse({"error": why}, 503, {"retry-after": "2"})
+    if not path.stat().st_size:  # a part that the photo does not show
+        return Response(status_code=404)
     # What lies at a name may be drawn anew, so the browser asks again after a while.
     return FileResponse(
         path,

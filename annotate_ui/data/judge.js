@@ -655,7 +655,7 @@
 
   function onKey(event) {
     if (!REVIEW.me || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (!REVIEW.ui.root.isConnected || REVIEW.ui.root.offsetParent === null) return;
+    if (!REVIEW.ui.root.getClientRects().length) return;
     const inText = event.target.closest?.("input:not([type=range]), textarea, [contenteditable]");
     if (inText) {
       if (event.key === "Escape" || event.key === "Enter") { event.target.blur(); event.preventDefault(); }
