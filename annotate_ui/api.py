@@ -24,6 +24,7 @@ from curation.decisions import (
     Decision,
     DecisionError,
 )
+from curation.gold import GoldItem
 from curation.queue import Judgement, Lease, LeaseError
 
 __all__ = ["make_router"]
@@ -71,6 +72,14 @@ class PracticeRequest(_Body):
 
     number: int = Field(ge=0, lt=100)
     verdict: Literal["accept", "reject", "unsure"]
+
+
+class GoldRequest(_Body):
+    """Makes an item of one's history a gold item."""
+
+    lease: str = _ID
+    note: str = Field(default="", max_length=MAX_COMMENT)
+    in_tutorial: bool = False
 
 
 class SettingsRequest(_Body):
@@ -224,6 +233,27 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
             "reasons": list(gold.reasons),
             "note": gold.note,
         }
+
+    @router.post("/gold")
+    def make_gold(request: Request, body: GoldRequest) -> Response:
+        person = person_of(request)
+        if not person.may("owner"):
+            refusals.log("page_refused", person.name, client_address(request), path="gold")
+            return JSONResponse({"error": "only an owner makes gold items"}, 403)
+        lease = review.queue.lease(body.lease, person.name)
+        own = [d for d in review.decisions.current([lease.fit_id]) if d.annotator == person.name]
+        if not own:
+            raise DecisionError("judge it first: a gold item has your verdict")
+        gold = GoldItem(
+            fit_id=lease.fit_id,
+            verdict=own[0].verdict,
+            reasons=own[0].reasons,
+            note=body.note,
+            in_tutorial=body.in_tutorial,
+            created_by=person.name,
+        )
+        review.gold.add([gold])
+        return JSONResponse({})
 
     @router.post("/seen")
     def seen(request: Request, body: SeenRequest) -> dict[str, Any]:
