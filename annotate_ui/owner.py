@@ -58,7 +58,12 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
                 )  # fmt: skip
             with gr.Row():
                 reasons = gr.BarPlot(
-                    x="rejections", y="reason", title="Why fits are rejected", height=300, sort="-x"
+                    x="reason",
+                    y="rejections",
+                    title="Why fits are rejected",
+                    height=300,
+                    sort="-y",
+                    x_label_angle=-40,
                 )
                 acceptance = _table("Acceptance, from the uniform audit", 8)
         with gr.Tab("People"):
@@ -200,9 +205,18 @@ def _show(review: Review) -> list[Any]:
     )
     names = [p.name for p in numbers.people]
     return [
-        _cards(numbers), days, votes, reasons, _acceptance_table(numbers), _people_table(numbers),
-        seconds, gold, _agreement_table(numbers), _gold_table(review), gr.Dropdown(choices=names),
+        _cards(numbers), _bars(days), votes, _bars(reasons), _acceptance_table(numbers),
+        _people_table(numbers), _bars(seconds), _bars(gold, 100), _agreement_table(numbers),
+        _gold_table(review), gr.Dropdown(choices=names),
     ]  # fmt: skip
+
+
+def _bars(table: "pd.DataFrame", top: float | None = None) -> Any:
+    """A plot of a table whose last column is the height: bars begin at 0."""
+    import gradio as gr
+
+    highest = float(table.iloc[:, -1].max()) if len(table) else 1.0
+    return gr.BarPlot(value=table, y_lim=[0, top or max(1.0, 1.1 * highest)])
 
 
 def _cards(numbers: ReviewNumbers) -> str:
