@@ -17,7 +17,7 @@ from curation.quality import Quality
 if TYPE_CHECKING:
     from curation.votes import Votes
 
-__all__ = ["NotEnoughDecisionsError", "TriageModel", "accept_threshold", "order_by_usefulness", "train_triage"]
+__all__ = ["NotEnoughDecisionsError", "TriageModel", "confident_set", "order_by_usefulness", "train_triage"]
 
 MIN_OF_EACH = 8
 """Accepted and rejected fits that a model needs; below, fits go by their residual."""
@@ -172,74 +172,50 @@ def train_triage(
     )
 
 
-def accept_threshold(
-    held_out: np.ndarray,
-    votes: "Votes",
-    population: np.ndarray,
-    *,
-    precision: float = 0.95,
-    confidence: float = 0.8,
-    per_bin: int = 25,
-) -> float:
-    """Return the lowest score from which fits are good often enough, annotators' errors undone.
+def confident_set(
+    scores: np.ndarray, votes: "Votes", *, precision: float = 0.95, per_bin: int = 25
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest set of fits that is good by the wanted share, looked at or not.
 
-    Where everything is good, people who err still reject 5 %: counting their verdicts, no score
-    would ever reach 95 %. So fits are put into bins of equal score, and Dawid and Skene's model
-    tells which share of each bin is good. What lies above the threshold has to be good by the
-    wanted share at the lower end of its (one-sided, Wilson) interval.
+    What the model says of a fit and what people say of it are put together: fits are put into bins
+    of equal score, Dawid and Skene's model (``consensus.dawid_skene``) estimates the share of good
+    fits in each bin, annotators' errors undone, and that share is what votes start from. One
+    person's "accept" is enough where the model agrees, and not where it is sure of the opposite.
+    The set takes the most probable fits as long as their mean probability reaches the precision.
 
     Args:
-        held_out: (n,) scores of the judged fits, by models that had not seen them.
-        votes: Of humans on these n fits.
-        population: (N,) scores of the fits that would be accepted without being looked at.
-        precision: Wanted share of good ones among those.
-        confidence: That it is reached.
+        scores: (N,) of all fits: held out for those that the model was trained on.
+        votes: Of humans, N rows.
+        precision: Wanted mean probability of being good.
         per_bin: Judged fits a bin.
 
     Returns:
-        The threshold; infinity if none will do.
+        (N,) bool, the set, and (N,) the probability of each fit.
     """
-    from scipy.stats import norm
-
     from curation.consensus import dawid_skene
 
-    if not len(held_out) or not len(population):
-        return math.inf
-    count = max(1, len(held_out) // per_bin)
-    edges = np.unique(np.quantile(held_out, np.arange(1, count) / count))
-    bins = np.searchsorted(edges, held_out, side="right")
-    model = dawid_skene(votes, stratum=bins)
-    judged = np.bincount(bins, minlength=len(edges) + 1)
-    weight = np.bincount(np.searchsorted(edges, population, side="right"), minlength=len(judged))
-    good = model.class_share[:, 0]
-    # A vote tells less than the truth would; Youden's index says how much.
-    done = (votes.matrix >= 0).sum(0)
-    right = model.confusion[:, [0, 1], [0, 1]].sum(1) - 1
-    sharpness = float(np.clip(np.average(right, weights=np.maximum(done, 1e-9)), 0.1, 1))
-    variance = good * (1 - good) / np.maximum(judged, 1) / sharpness**2
-    threshold, z = math.inf, norm.ppf(confidence)
-    for lowest in range(len(judged) - 1, -1, -1):
-        share = weight[lowest:] / max(weight[lowest:].sum(), 1)
-        if not share.any():
-            continue
-        found = float(share @ good[lowest:])
-        size = found * (1 - found) / max(float(share**2 @ variance[lowest:]), 1e-12)
-        middle = (found + z * z / (2 * size)) / (1 + z * z / size)
-        half = z / (1 + z * z / size)
-        half *= math.sqrt(found * (1 - found) / size + z * z / (4 * size * size))
-        if middle - half < precision:
-            break
-        threshold = float(edges[lowest - 1]) if lowest else 0.0
-    return threshold
+    is_judged = (votes.matrix >= 0).any(1)
+    if not is_judged.any():
+        return np.zeros(len(scores), bool), np.full(len(scores), math.nan)
+    count = max(1, int(is_judged.sum()) // per_bin)
+    edges = np.unique(np.quantile(scores[is_judged], np.arange(1, count) / count))
+    bins = np.searchsorted(edges, scores, side="right")
+    probability = dawid_skene(votes, stratum=bins, tolerance=1e-4).posterior[:, 0]
+    order = np.lexsort((-scores, -probability))
+    mean = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(mean >= precision)
+    chosen = np.zeros(len(scores), bool)
+    chosen[order[: enough[-1] + 1] if len(enough) else []] = True
+    return chosen, probability
 
 
 def order_by_usefulness(
-    probability: np.ndarray, *, explore: float = 0.2, border: float = 0.5, seed: int = 0
+    probability: np.ndarray, *, explore: float = 0.4, border: float = 0.7, seed: int = 0
 ) -> np.ndarray:
     """Return the order in which to ask people about fits, the most useful first.
 
-    Where the model is least sure, a decision teaches most. A share is taken at random instead: a
-    model never learns of mistakes that it is sure of, unless somebody looks.
+    Where the model is unsure whether a fit may go in, a decision teaches most. A share is taken at
+    random instead: a model never learns of mistakes that it is sure of, unless somebody looks.
 
     Args:
         probability: (n,) of acceptance; NaN counts as unsure.
