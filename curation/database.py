@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
+from sqlalchemy.dialects import postgresql, sqlite
 
 __all__ = ["Database", "DatabaseError", "new_id", "sqlite_url", "tables"]
 
@@ -170,18 +172,6 @@ guideline = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("created_by", sa.String(64), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-)
-
-rule = sa.Table(
-    "rule",
-    tables,
-    sa.Column("name", sa.String(40), primary_key=True),
-    sa.Column("verdict", sa.String(12), nullable=False),
-    sa.Column("condition", sa.Text, nullable=False),
-    sa.Column("preview", sa.Text, nullable=False),  # JSON: what was promised when it was applied
-    sa.Column("created_by", sa.String(64), nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("retracted_at", sa.Double),
 )
 
 _APPEND_ONLY = ("decision", "event")
@@ -339,11 +329,14 @@ def now() -> float:
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless a unique constraint forbids it; return whether it was inserted."""
-    from sqlalchemy.dialects import postgresql, sqlite
+    statement = _insert_new_statement(connection.dialect.name, table)
+    return connection.execute(statement, values).first() is not None
 
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table).on_conflict_do_nothing()
-    return connection.execute(statement, values).rowcount == 1
+
+@cache
+def _insert_new_statement(dialect: str, table: sa.Table) -> sa.Executable:
+    module = sqlite if dialect == "sqlite" else postgresql
+    return module.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:

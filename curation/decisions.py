@@ -58,6 +58,9 @@ gold item, a disagreement of others, a rule of the owner, or a file."""
 MAX_COMMENT = 2000
 
 
+_BY_ID = sa.select(db.decision).where(db.decision.c.decision_id == sa.bindparam("p_id"))
+
+
 class DecisionError(ValueError):
     """A decision that cannot be taken. The message says why."""
 
@@ -238,21 +241,16 @@ def append_decision(connection: sa.Connection, decision: Decision) -> bool:
     """Append one decision in a transaction that others take part in; see DecisionStore.append."""
     decision.check()
     values = _to_values(decision)
-    found = connection.execute(
-        sa.select(db.decision).where(db.decision.c.decision_id == decision.decision_id)
-    ).mappings().first()  # fmt: skip
+    found = connection.execute(_BY_ID, {"p_id": decision.decision_id}).mappings().first()
     if found is not None:
         same = ("fit_id", "annotator", "verdict", "supersedes")
         if any(found[name] != values[name] for name in same):
             raise DecisionError("this decision_id stands for another decision; make a new id")
         return False
     if decision.supersedes:
-        replaced = connection.execute(
-            sa.select(db.decision.c.fit_id, db.decision.c.annotator).where(
-                db.decision.c.decision_id == decision.supersedes
-            )
-        ).first()
-        if replaced is None or tuple(replaced) != (decision.fit_id, decision.annotator):
+        replaced = connection.execute(_BY_ID, {"p_id": decision.supersedes}).first()
+        expected = (decision.fit_id, decision.annotator)
+        if replaced is None or (replaced.fit_id, replaced.annotator) != expected:
             raise DecisionError("only a decision of the same person on the same fit is superseded")
     if not db.insert_new(connection, db.decision, values):
         raise DecisionError(
