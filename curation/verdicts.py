@@ -113,7 +113,8 @@ def find_verdicts(decisions: "pa.Table", gold: Mapping[str, str] | None = None) 
         if row["verdict"] == "accept" and not is_rule:
             for k, part in enumerate(_PARTS):
                 flags[where[row["fit_id"]], k, int(row[part])] += 1
-    truth = _gold_classes(fit_ids, gold or {})
+    codes = {"accept": 0, "reject": 1}
+    truth = np.array([codes.get((gold or {}).get(f, ""), -1) for f in fit_ids], np.int64)
     model = dawid_skene(human, truth=truth)
     most = majority(human)
     counts = human.counts()
@@ -148,11 +149,6 @@ def find_verdicts(decisions: "pa.Table", gold: Mapping[str, str] | None = None) 
         model=model,
         by_rule=tuple(last["rule"].get(f, {}).get("annotator", "") for f in fit_ids),
     )
-
-
-def _gold_classes(fit_ids: Sequence[str], gold: Mapping[str, str]) -> np.ndarray:
-    codes = {"accept": 0, "reject": 1}
-    return np.array([codes.get(gold.get(fit_id, ""), -1) for fit_id in fit_ids], np.int64)
 
 
 def _strata(
