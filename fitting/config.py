@@ -84,6 +84,17 @@ class FitConfig:
     """How 2D residuals count. person: in thousandths of 1.25 times the person's height in pixels.
     published: in thousandths of the photo's height, robust at a scale in pixels of the photo, and
     with SMPLify-X's points and their weights (reference_energy.point_weights)."""
+    interpenetration: Literal["off", "measure", "on"] = "off"
+    """on: measure how far each body goes through itself, and push apart what does; measure: only
+    measure; off: neither. In a run, --interpenetration says."""
+    w_penetration: float = 5.0
+    """Squared depth (cm) of parts inside each other, times the area (cm^2) that is."""
+    penetration_rounds: int = 4
+    """Most times that parts are looked for which are inside each other, and pushed apart."""
+    penetration_iterations: int = 6
+    """Most iterations of each time."""
+    penetration_mm: float = 3.0
+    """Bodies are pushed apart that go deeper than this: skin gives way."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2

@@ -19,14 +19,14 @@ from fitting.config import StageConfig
 from fitting.data_term import DataPlan, Evidence, data_energy, data_quadratic, plan_data
 from fitting.limits import JointLimits
 from fitting.prior_terms import StagePriors
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.state import Layout
 
 __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
-    "shape", "expression", "hands", "jaw", "eyes",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class Energy:
 
     sliced: SlicedBody
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     evidence: Evidence
@@ -199,7 +199,7 @@ def _prepare_data(sliced: SlicedBody, layout: Layout, size: int, free: Tensor | 
 @lru_cache(maxsize=64)
 def _prepare_priors(
     layout: Layout,
-    prior: PosePrior,
+    prior: BodyPrior,
     limits: JointLimits,
     stage: StageConfig,
     size: int,

@@ -15,10 +15,12 @@ from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.candidates import Candidates
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
-from fitting.priors import PosePrior, load_pose_prior
-from fitting.records import FitResult, FitTarget
+from fitting.prior_choice import load_prior
+from fitting.priors import BodyPrior
+from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
 from fitting.solver import Solution, minimise
 from fitting.starts import (
@@ -32,6 +34,7 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.target_check import find_problem, seen_points
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -68,6 +71,7 @@ class _Ending:
     tried: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
 
 
 class Fitter:
@@ -81,6 +85,7 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
+        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -92,7 +97,7 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
-        prior: PosePrior | None = None,
+        prior: BodyPrior | None = None,
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -104,10 +109,11 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        shipped = load_pose_prior(**options)
-        self._prior = shipped if prior is None else prior.to(**options)
-        self._prior_mean = shipped.means[0]
+        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
@@ -174,30 +180,13 @@ class Fitter:
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""
-        points = np.asarray(target.keypoints_2d)
-        if points.shape != (len(FIT_KEYPOINTS), 3):
-            raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
-                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
-            )
-        if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-            return f"the focal length is {target.focal_px} px; it must be positive"
-        if not np.isfinite(target.center_px).all():
-            return "the principal point is not a number"
-        used = [
-            name
-            for name, point in zip(FIT_KEYPOINTS, points, strict=True)
-            if name in COARSE_POINTS
-            and np.isfinite(point).all()
-            and point[2] > 0
-            and point[2] >= self.config.min_confidence
-        ]
-        if len(used) < self.config.min_points:
-            return (
-                f"{len(used)} points of the body are seen, "
-                f"at least {self.config.min_points} are needed"
-            )
-        spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
+        config = self.config
+        limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if problem := find_problem(target, *limits):
+            return problem
+        if config.residuals == "published" and not target.picture_height_px > 0:
+            return f"the photo's height is {target.picture_height_px} px; residuals count by it"
+        spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
         return ""
@@ -327,11 +316,43 @@ class Fitter:
             kept = self._run(energy, kept, stage.iterations)
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], final.iterations[:, 0], winner, tried,
-            start_energies, margin,
+            apart.x[:, 0], final.converged[:, 0], apart.iterations[:, 0], winner, tried,
+            start_energies, margin, penetration,
         )  # fmt: skip
         return self._results(targets, energy, ending)
+
+    def _separate(
+        self, energy: Energy, final: Candidates
+    ) -> tuple[Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, iterations = len(x), final.iterations.clone()
+        if self._contacts is None:
+            return final, [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout.params(x))
+        measured = self._contacts.measure(found, batch)
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        who = torch.arange(batch, device=self.device)
+        for _ in range(rounds):
+            still = [
+                m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())
+            ]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
+                break
+            found, who = found.take(is_deep), who[is_deep]
+            moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, Candidates.at(x[who, None]), config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            iterations[who] += solved.iterations
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=iterations), measured
 
     def _scaled(self, evidence: Evidence, targets: Sequence[FitTarget], scale: Tensor) -> Evidence:
         """Set the unit of the residuals; ``scale`` (B,) is in pixels per metre."""
@@ -351,16 +372,18 @@ class Fitter:
             + 1); and whose given start is trusted to be the only one, (B,).
         """
         config, layout = self.config, self._layout
-        x = heading_starts(self._coarse, layout, self._prior_mean, coarse)
+        x = heading_starts(self._coarse, layout, self._prior, coarse)
         has_given = torch.tensor([t.start is not None for t in targets], device=self.device)
         trusted = has_given & (config.given_starts == "alone")
         named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=self.device)
         is_open = named & ~trusted[:, None]
         rigid = self._energy(self._coarse, config.coarse[0], coarse)
-        rigid = replace(rigid, free=self._rigid_columns)
+        rigid = replace(rigid, free=self._rigid_columns, prior=self._coarse_prior)
         found = self._run(rigid, Candidates.at(x, is_open), _RIGID_ITERATIONS)
         for stage in config.coarse:
-            found = self._run(self._energy(self._coarse, stage, coarse), found, stage.iterations)
+            energy = self._energy(self._coarse, stage, coarse)
+            energy = replace(energy, prior=self._coarse_prior)
+            found = self._run(energy, found, stage.iterations)
             found = self._thin(found, config.hopeless_coarse)
         given = self._given(targets, x[:, 0])
         given = self._run(
@@ -465,6 +488,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results

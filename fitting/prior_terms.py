@@ -13,7 +13,7 @@ from torch import Tensor
 from bodymodel.rotations import rotvec_to_rotmat
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior, PosePrior
 from fitting.state import Layout
 
 __all__ = ["StagePriors"]
@@ -42,7 +42,7 @@ class StagePriors:
     """
 
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     size: int
@@ -59,7 +59,7 @@ class StagePriors:
     def of(
         cls,
         layout: Layout,
-        prior: PosePrior,
+        prior: BodyPrior,
         limits: JointLimits,
         stage: StageConfig,
         size: int,
@@ -92,8 +92,10 @@ class StagePriors:
         """Add J^T J of the free unknowns in place.
 
         Args:
-            x: (B, layout.size) the states, full_pose: (B, 55, 3) their poses.
-            gradient: (B, F), matrix: (B, F, F).
+            x: (B, layout.size) the states.
+            full_pose: (B, 55, 3) their poses.
+            gradient: (B, F) half the gradient of the other terms.
+            matrix: (B, F, F), added to.
 
         Returns:
             (B,) the energy and (B, F) half its gradient, with ``gradient`` added.
@@ -138,7 +140,7 @@ class StagePriors:
         excess = self.limits.residual(full_pose.flatten(1))
         lean, inlier, _ = self._lean(x)
         out = {
-            "pose": stage.w_pose * self.prior.quadratic(x[:, body])[0],
+            "pose": 2 * stage.w_pose * self.prior.energy(x[:, body]),
             "bend": self._bend(x).square().sum(1),
             "limits": stage.w_limits * excess.square().sum(1),
             "upright": stage.w_upright * lean.square() * inlier,
@@ -154,7 +156,7 @@ class StagePriors:
         return scale * torch.exp(self.bend_signs * x[:, self.bends])
 
     def _limit(self, full_pose: Tensor, pull: Tensor, diagonal: Tensor, matrix: Tensor) -> Tensor:
-        """Add the joint limits: to ``pull`` and ``diagonal`` (B, layout.size), and hands' blocks."""
+        """Add the limits to ``pull`` and ``diagonal``, (B, layout.size), and hands' blocks."""
         w, slices = self.stage.w_limits, self.layout.slices
         pose = full_pose.flatten(1)
         above = (pose - self.limits.upper).relu()

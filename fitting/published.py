@@ -2,16 +2,14 @@
 
 What is minimised at the end is, term by term, what ``fitting.reference`` minimises: residuals,
 points and their weights, robust function, priors and their weights. How it gets there is the fast
-solver's own: its headings, its annealing, and a translation that is solved for.
+solver's own: its headings, its annealing, and a translation that is solved for. The prior on the
+pose is chosen apart, as for any fit: ``load_prior("l2")`` beside the reference's ``l2``.
 """
 
-import torch
-
 from fitting.config import FitConfig, StageConfig
-from fitting.priors import PosePrior
 from fitting.reference_config import ReferenceConfig, ReferenceStage
 
-__all__ = ["smplifyx_config", "smplifyx_prior"]
+__all__ = ["smplifyx_config"]
 
 
 def smplifyx_config(reference: ReferenceConfig | None = None) -> FitConfig:
@@ -53,11 +51,3 @@ def smplifyx_config(reference: ReferenceConfig | None = None) -> FitConfig:
         num_hand_components=reference.num_hand_components,
         min_confidence=0.0,
     )
-
-
-def smplifyx_prior(
-    dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-) -> PosePrior:
-    """Return the prior ``l2``: the squared norm of the axis-angles."""
-    zero = torch.zeros(1, 63, dtype=dtype, device=device)
-    return PosePrior(zero, torch.eye(63, dtype=dtype, device=device)[None], zero[:, 0])

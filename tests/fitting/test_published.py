@@ -8,7 +8,8 @@ import torch
 
 from bodymodel.keypoints import FIT_KEYPOINTS
 from fitting.fit import Fitter
-from fitting.published import smplifyx_config, smplifyx_prior
+from fitting.prior_choice import load_prior
+from fitting.published import smplifyx_config
 from fitting.reference import ReferenceFitter
 from fitting.reference_config import ReferenceConfig
 from tests.fitting.people import make_people
@@ -16,8 +17,10 @@ from tests.fitting.people import make_people
 
 @pytest.fixture(scope="module")
 def fitters(toy_body):
-    reference = ReferenceFitter(toy_body, ReferenceConfig(body="own"), dtype="float64")
-    return Fitter(toy_body, smplifyx_config(), prior=smplifyx_prior()), reference
+    prior = load_prior("l2")
+    config = ReferenceConfig(body="own")
+    reference = ReferenceFitter(toy_body, config, dtype="float64", prior=prior)
+    return Fitter(toy_body, smplifyx_config(), prior=prior), reference
 
 
 @pytest.fixture(scope="module")
