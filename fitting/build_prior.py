@@ -25,7 +25,7 @@ class BuildPrior:
     """Retarget motion capture to SMPL-X and estimate the pose prior from it.
 
     Attributes:
-        mocap: The motion capture file, npz (format: fitting.mocap.load_mocap).
+        mocap: The motion capture file, npz (format: bodymodel.mocap.load_mocap).
         out: Where pose_prior.npz and mocap_poses.npz are written.
         pairs: Mirror pairs of mixture components; 0 is a single Gaussian.
         every: Take every n-th frame.
@@ -63,8 +63,8 @@ def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     """
     from scipy.spatial.transform import Rotation
 
+    from bodymodel.skeleton import REST_JOINTS, forward_kinematics
     from bodymodel.spec import BODY_JOINTS
-    from fitting.skeleton import REST_JOINTS, forward_kinematics
 
     neck = BODY_JOINTS.index("neck")
     rest = REST_JOINTS[neck] - REST_JOINTS[0]
@@ -87,7 +87,7 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
-    from fitting.skeleton import forward_kinematics
+    from bodymodel.skeleton import forward_kinematics
 
     joints = forward_kinematics(_tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from bodymodel.skeleton import BODY_PARENTS, forward_kinematics, mirror_pose
 from bodymodel.spec import BODY_JOINTS, mirror_name
 from fitting import mocap as mc
 from fitting.build_prior import CREDIT, BuildPrior, build, trunk_lean
-from fitting.skeleton import BODY_PARENTS, forward_kinematics, mirror_pose
 
 NAMES = (
     "hip", "abdomen", "chest", "neck", "head",

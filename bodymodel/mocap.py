@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from bodymodel.skeleton import BODY_PARENTS, REST_JOINTS, forward_kinematics
 from bodymodel.spec import BODY_JOINTS
-from fitting.skeleton import BODY_PARENTS, REST_JOINTS, forward_kinematics
 
 __all__ = [
     "BONE_PAIRS",
