@@ -253,9 +253,30 @@ def sliced_forward(
         shape: (B, S) betas and expression, one after the other.
         transl: (B, 3) metres.
     """
-    batch = full_pose.shape[0]
     rotvecs = full_pose[:, sliced.joint_ids]
-    local = rotvec_to_rotmat(rotvecs)
+    return _place(sliced, rotvecs, rotvec_to_rotmat(rotvecs), shape, transl)
+
+
+def sliced_points(sliced: SlicedBody, rotmats: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
+    """Place the points from rotation matrices. Differentiable.
+
+    Args:
+        sliced: The reduced body.
+        rotmats: (B, 55, 3, 3) of all joints of the model, each relative to its parent.
+        shape: (B, S) betas and expression, one after the other.
+        transl: (B, 3) metres.
+
+    Returns:
+        (B, P, 3) metres.
+    """
+    local = rotmats[:, sliced.joint_ids]
+    return _place(sliced, local[..., 0], local, shape, transl).points
+
+
+def _place(
+    sliced: SlicedBody, rotvecs: Tensor, local: Tensor, shape: Tensor, transl: Tensor
+) -> SlicedState:
+    batch = local.shape[0]
     rest = sliced.joints_rest + (shape @ sliced.joints_dirs).view(batch, -1, 3)
     bones = rest - rest[:, sliced.parents]
     rotations, joints = [local[:, :1]], [rest[:, :1]]

@@ -197,9 +197,7 @@ def show(people: People, points: tuple[str, ...], generator: torch.Generator) ->
 
 def _seen(rays: Tensor, points: tuple[str, ...], uniform) -> Tensor:
     """(B, P) 1 where a point is there: by convention, by part, by the picture's edge, by chance."""
-    shown_as = torch.tensor(
-        [[float(name in CONVENTIONS[c]) for name in points] for c in SHOWN_AS]
-    )
+    shown_as = torch.tensor([[float(name in CONVENTIONS[c]) for name in points] for c in SHOWN_AS])
     which = (uniform(0, len(SHOWN_AS))).long().clamp_max(len(SHOWN_AS) - 1)
     seen = shown_as[which]
     parts = [keypoint_part(name) for name in points]

@@ -51,7 +51,8 @@ class Lifter:
 
         Args:
             keypoints_2d: (B, 145, 3) ``fit`` convention: x px, y px, confidence.
-            focal_px: (B,). center_px: (B, 2).
+            focal_px: (B,) of the whole picture.
+            center_px: (B, 2) its principal point.
 
         Returns:
             Parameters with leading dimensions (B, K): K answers, the likeliest first, in the
@@ -75,7 +76,9 @@ class Lifter:
         lifted = self.net(view.features)
 
         best = lifted.scores.argsort(1, descending=True)
-        rotations = lifted.rotations.gather(1, best[..., None, None, None].expand_as(lifted.rotations))
+        rotations = lifted.rotations.gather(
+            1, best[..., None, None, None].expand_as(lifted.rotations)
+        )
         place = lifted.place.gather(1, best[..., None].expand_as(lifted.place))
         count = best.shape[1]
         back = view.rotation.mT[:, None]

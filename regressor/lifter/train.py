@@ -86,7 +86,9 @@ def lifter_loss(lifted: Lifted, view: View, shown: Shown, skeleton: Skeleton) ->
     )
     off = (lifted.place - place[:, None]).abs()
     z = lifted.place[..., 2].exp() / view.spread[:, None]
-    own = torch.cat([lifted.place[..., :2] * (view.spread[:, None] * z)[..., None], z[..., None]], -1)
+    own = torch.cat(
+        [lifted.place[..., :2] * (view.spread[:, None] * z)[..., None], z[..., None]], -1
+    )
     seen = _project(joints + own[..., None, :]) - _project(real + pelvis[:, None, None])
     seen = (seen / view.spread[:, None, None, None]).norm(dim=-1).clamp_max(2).mean(-1)
     answers = turned + 10 * apart + 2 * off.sum(-1) + 4 * seen
@@ -112,8 +114,8 @@ def total_loss(losses: LifterLoss, scores: Tensor, loose: float = 0.05) -> Tenso
 
 def train(config: TrainLifter) -> None:
     """Train, save, and print how it does on the held-out subjects."""
-    from bodymodel.mocap import load_mocap, plausible_frames, retarget
     from bodymodel.files import load_body
+    from bodymodel.mocap import load_mocap, plausible_frames, retarget
 
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
