@@ -380,3 +380,18 @@ def bone_angles(mocap: Mocap, motion: Motion) -> np.ndarray:
         v = _unit(mocap.positions[motion.frame, mocap.joint_names.index(d)] - start)
         out.append(np.degrees(np.arctan2(np.linalg.norm(np.cross(u, v), axis=1), (u * v).sum(1))))
     return np.stack(out, axis=1)
+
+
+def packaged_motion() -> Motion:
+    """Return the few hundred recorded poses that come with the package (data/PROVENANCE.md)."""
+    from importlib import resources
+
+    with (resources.files("fitting") / "data" / "mocap_poses.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        return Motion(
+            body_pose=arrays["body_pose"],
+            global_orient=arrays["global_orient"],
+            subject=arrays["subject"],
+            clip=arrays["clip"],
+            frame=np.arange(len(arrays["clip"])),
+        )
