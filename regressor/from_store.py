@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,12 @@ class StoredFits:
 
     Attributes:
         rows: Whole rows of the store.
-        root: Folder that ``image_path`` is relative to.
+        roots: By run_id the folder that ``image_path`` is relative to.
         parts: By fit_id the parts that were accepted; all that were seen if a fit is not there.
     """
 
-    rows: list[dict]
-    root: Path
+    rows: list[dict[str, Any]]
+    roots: Mapping[str, Path]
     parts: Mapping[str, frozenset[str]]
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class StoredFits:
         else:
             center, side = box_of_keypoints(keypoints)
         return Example(
-            picture=PictureFile(self.root / row["image_path"]),
+            picture=PictureFile(self.roots[row["run_id"]] / row["image_path"]),
             center_px=center,
             side_px=side,
             source=row["dataset"],
@@ -61,24 +62,49 @@ class StoredFits:
 
 
 def fits_of_store(
-    store: FitStore,
-    root: Path,
-    accepted: Mapping[str, frozenset[str]] | None = None,
-    run_id: str | None = None,
+    store: FitStore, accepted: Mapping[str, frozenset[str]] | None = None
 ) -> StoredFits:
     """Return the usable fits of a store.
 
     Args:
         store: Where the fits are.
-        root: Folder of the photos.
         accepted: By fit_id the parts that people accepted; every fit whose status is ok, with all
             its parts, if None.
-        run_id: Only this run; all runs, the newest fit of each person, if None.
     """
     rows = [
         row
-        for row in store.iter_rows(run_id=run_id)
+        for row in store.iter_rows()
         if row["has_fit"]
         and (row["fit_id"] in accepted if accepted is not None else row["status"] == "ok")
     ]
-    return StoredFits(rows, root, accepted or {})
+    roots = {
+        run: (store.root / store.run_record(run)["dataset_root"]).resolve()
+        for run in sorted({row["run_id"] for row in rows})
+    }
+    return StoredFits(rows, roots, accepted or {})
+
+
+def accepted_parts(store_root: Path) -> dict[str, frozenset[str]]:
+    """Return by fit_id the parts that people accepted: most of those who judged it, each part.
+
+    A store that nobody has reviewed gives nothing.
+    """
+    from curation.decisions import DecisionStore, default_url
+
+    if not (store_root / "decisions.sqlite").exists():
+        return {}
+    votes: dict[str, list[frozenset[str]]] = {}
+    decisions = DecisionStore(default_url(store_root))
+    try:
+        for decision in decisions.current():
+            if decision.verdict in ("accept", "reject"):
+                good = decision.parts if decision.verdict == "accept" else frozenset()
+                votes.setdefault(decision.fit_id, []).append(frozenset(good))
+    finally:
+        decisions.close()
+    accepted = {}
+    for fit_id, given in votes.items():
+        good = {p for p in _OF_PART if 2 * sum(p in vote for vote in given) > len(given)}
+        if "body" in good:
+            accepted[fit_id] = frozenset(good)
+    return accepted
