@@ -199,7 +199,7 @@ class Expose(nn.Module):
                 "jaw_pose": eye,
                 "betas": torch.zeros(1, 10),
                 "expression": torch.zeros(1, 10),
-                "camera": torch.tensor([[inverse_softplus(0.9), 0.0, 0.3]]),
+                "camera": torch.tensor([[inverse_softplus(0.9), 0.0, -0.1]]),
             }
         )[0]
 
