@@ -120,6 +120,8 @@ class Fitter:
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
+        self._rigid_columns = self._layout.columns("global_orient", "transl")
+        self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -309,7 +311,7 @@ class Fitter:
 
         x = heading_starts(self._coarse, layout, self._prior, coarse)
         rigid = self._energy(self._coarse, config.coarse[0], coarse)
-        rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
+        rigid = replace(rigid, free=self._rigid_columns)
         found = self._run(rigid, x, _RIGID_ITERATIONS)
         iterations = found.iterations
         for stage in config.coarse:
@@ -349,8 +351,7 @@ class Fitter:
         evidence = coarse.take(owner)
         base = kept.x.reshape(-1, size)
         joined = base.clone()
-        for limb, sliced in zip(LIMBS, self._limbs, strict=True):
-            columns = layout.body_columns(limb.joints)
+        for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
             energy = replace(self._energy(sliced, stage, evidence), free=columns)
             energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
             flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
@@ -379,7 +380,8 @@ class Fitter:
     ) -> list[FitResult]:
         x = ending.x
         layout = self._layout
-        at = energy(x)
+        terms = energy.terms(x)
+        total = terms.sum(1)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
         focal, center = energy.evidence.focal_px, energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
@@ -397,9 +399,8 @@ class Fitter:
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
             used = residual[points[:, 2] >= self.config.min_confidence]
             used_parts = parts[points[:, 2] >= self.config.min_confidence]
-            terms = at.terms[k].tolist()
             status, reason = "ok", ""
-            if not (torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k])):
+            if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"
             elif not ending.converged[k]:
                 limit = self.config.fine[-1].iterations
@@ -412,8 +413,8 @@ class Fitter:
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
                     person_height_px=float(tall[k]),
-                    energy=dict(zip(TERMS, terms, strict=True)),
-                    energy_total=float(at.energy[k]),
+                    energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
+                    energy_total=float(total[k]),
                     starts=tuple(name for name, _ in HEADINGS),
                     start_energies=ending.start_energies[k].cpu().float().numpy(),
                     start_margin=float(ending.start_margin[k]),
