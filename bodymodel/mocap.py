@@ -25,6 +25,7 @@ __all__ = [
     "bone_angles",
     "leg_extension",
     "load_mocap",
+    "packaged_motion",
     "plausible_frames",
     "retarget",
 ]
@@ -386,7 +387,7 @@ def packaged_motion() -> Motion:
     """Return the few hundred recorded poses that come with the package (data/PROVENANCE.md)."""
     from importlib import resources
 
-    with (resources.files("fitting") / "data" / "mocap_poses.npz").open("rb") as file:
+    with (resources.files("bodymodel") / "data" / "mocap_poses.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         return Motion(
             body_pose=arrays["body_pose"],

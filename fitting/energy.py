@@ -19,14 +19,14 @@ from fitting.config import StageConfig
 from fitting.data_term import DataPlan, Evidence, data_energy, data_quadratic, plan_data
 from fitting.limits import JointLimits
 from fitting.prior_terms import StagePriors
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.state import Layout
 
 __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
-    "shape", "expression", "hands", "jaw", "eyes",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class Energy:
 
     sliced: SlicedBody
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     evidence: Evidence
@@ -156,9 +156,7 @@ class Energy:
     def terms(self, x: Tensor) -> Tensor:
         """Return the energies at the states (B, size) by term, (B, len(TERMS))."""
         full_pose = self.layout.full_pose(x)
-        state = sliced_forward(
-            self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x)
-        )
+        state = sliced_forward(self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x))
         data = data_energy(self.evidence, state, self.stage.robust_px)
         terms = {"data": data, **self._priors.terms(x, full_pose)}
         if self.extra:
@@ -194,16 +192,14 @@ class Energy:
 
 
 @lru_cache(maxsize=64)
-def _prepare_data(
-    sliced: SlicedBody, layout: Layout, size: int, free: Tensor | None
-) -> DataPlan:
+def _prepare_data(sliced: SlicedBody, layout: Layout, size: int, free: Tensor | None) -> DataPlan:
     return plan_data(sliced, layout, range(size) if free is None else free.tolist())
 
 
 @lru_cache(maxsize=64)
 def _prepare_priors(
     layout: Layout,
-    prior: PosePrior,
+    prior: BodyPrior,
     limits: JointLimits,
     stage: StageConfig,
     size: int,
