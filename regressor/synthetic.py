@@ -96,7 +96,7 @@ def render_shard(config: SyntheticConfig, shard: int) -> Path:
 
 def _motion(config: SyntheticConfig):
     from bodymodel.mocap import load_mocap, packaged_motion, plausible_frames, retarget
-    from regressor.lifter.train import split_subjects
+    from regressor.lifter.training import split_subjects
 
     if config.mocap is None:
         motion = packaged_motion()
