@@ -125,6 +125,7 @@ class Fitter:
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None
@@ -306,6 +307,7 @@ class Fitter:
         iterations = found.iterations
         for stage in config.coarse:
             energy = self._energy(self._coarse, stage, coarse)
+            energy = replace(energy, prior=self._coarse_prior)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
         # All starts are compared by one energy, so that the margin between them means something.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fitting import corruptions
-from fitting.learned_prior import LearnedPrior
+from fitting.learned_prior import TAIL, LearnedPrior
 from fitting.prior_training import fit_gaussians, mirror_rows, recording_noise
 from fitting.skeleton import mirror_pose
 
@@ -49,6 +49,8 @@ class TrainingConfig:
     """How much larger movements may be."""
     noise: float = 0.35
     """Of score matching, in standard deviations of the data."""
+    learn_share: bool = False
+    """Whether the tail may be made weaker than the Gaussian that it comes from."""
     seed: int = 0
     """Of everything random."""
 
@@ -76,7 +78,7 @@ class _Twins(nn.Module):
                 nn.Parameter(size * torch.randn(after, before) if k else torch.empty(0))
             )
             self.bias.append(nn.Parameter(0.1 * torch.randn(after)))
-        self.log_share = nn.Parameter(torch.zeros(()))
+        self.log_share = nn.Parameter(torch.zeros(()), requires_grad=config.learn_share)
         # of the logistic loss alone: E is in its own units
         self.offset = nn.Parameter(torch.tensor(20.0))
         self.log_slope = nn.Parameter(torch.tensor(-1.5))
@@ -99,7 +101,8 @@ class _Twins(nn.Module):
             hidden = torch.tanh(hidden @ weight.mT + bias)
         residual = hidden @ layers[-1][0].mT + layers[-1][1]
         gaussian = (delta @ self.precision * delta).sum(-1)
-        return 0.5 * (self.log_share.exp() * gaussian + residual.square().sum(-1))
+        tail = TAIL * torch.log1p(self.log_share.exp() * gaussian / TAIL)
+        return 0.5 * (tail + residual.square().sum(-1))
 
     def prior(self) -> LearnedPrior:
         """What was learnt, in float64."""

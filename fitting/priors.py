@@ -27,6 +27,11 @@ class BodyPrior(Protocol):
         """(63,) the pose to start from."""
         ...
 
+    @property
+    def coarse(self) -> "BodyPrior":
+        """What to anneal with from far away: the same, or something smoother without traps."""
+        ...
+
     def to(self, *args, **kwargs) -> "BodyPrior":
         """Return it on another device or in another dtype, as ``Tensor.to``."""
         ...
@@ -81,6 +86,11 @@ class PosePrior:
     def start(self) -> Tensor:
         """(63,) the mean of the component that costs least."""
         return self.means[self.costs.argmin()]
+
+    @property
+    def coarse(self) -> "PosePrior":
+        """The same: a Gaussian is as smooth as can be."""
+        return self
 
     @cached_property
     def precisions(self) -> Tensor:

@@ -59,6 +59,11 @@ class VPoser:
         """(63,) the pose of code 0."""
         return self.decode(self.encoder.layers[-1].bias.new_zeros(self.code_size))
 
+    @property
+    def coarse(self) -> "VPoser":
+        """The same."""
+        return self
+
     def to(self, *args, **kwargs) -> "VPoser":
         """Return it on another device or in another dtype, as ``Tensor.to``."""
         return VPoser(

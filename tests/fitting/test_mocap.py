@@ -202,12 +202,16 @@ def test_rebuild_gives_the_shipped_files(tmp_path: Path, capsys):
     printed = capsys.readouterr().out
     assert "AUC" in printed
     shipped = Path(mc.__file__).parent / "data"
-    for name in ("pose_prior.npz", "mocap_poses.npz"):
+    provenance = ("credit", "source_sha256", "built_by")
+    for name in ("pose_prior.npz", "open_prior.npz", "mocap_poses.npz"):
         with np.load(tmp_path / name) as new, np.load(shipped / name) as old:
             assert sorted(new) == sorted(old)
             assert str(old["credit"]) == CREDIT
             for key in new:
-                if new[key].dtype.kind == "f":
+                if name == "open_prior.npz" and key not in provenance:
+                    # Thousands of steps of training: rounding of another machine shows.
+                    assert new[key].shape == old[key].shape
+                elif new[key].dtype.kind == "f":
                     np.testing.assert_allclose(new[key], old[key], rtol=1e-3, atol=1e-3)
                 else:
                     np.testing.assert_array_equal(new[key], old[key])
