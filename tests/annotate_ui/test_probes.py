@@ -200,8 +200,15 @@ def test_nothing_tells_a_gold_item_from_another(site):
     assert not any(fit in text for fit in golds), "the fit's id would give it away"
 
 
-@pytest.mark.parametrize("comment", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>",
-                                     "</textarea><svg onload=x>", "javascript:alert(1)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "</textarea><svg onload=x>",
+        "javascript:alert(1)",
+    ],
+)
 def test_a_script_in_a_comment_is_refused_and_logged(site, anna, comment):
     answer = anna.post("/api/decide", json=decision(lease_of(anna), comment=comment))
     assert answer.status_code == 422
