@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Interval", "clopper_pearson", "logit_interval", "percentile_interval", "weighted_share", "wilson"]
+__all__ = [
+    "Interval",
+    "clopper_pearson",
+    "logit_interval",
+    "percentile_interval",
+    "weighted_share",
+    "wilson",
+]
 
 
 @dataclass(frozen=True)

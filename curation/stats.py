@@ -1,7 +1,7 @@
 """See what a store holds and how its review goes.
 
-    python -m curation.stats lsp/
-    python -m curation.stats lsp/ --annotators people.csv
+python -m curation.stats lsp/
+python -m curation.stats lsp/ --annotators people.csv
 """
 
 import csv

@@ -96,9 +96,7 @@ def write_coco(fits: Fits, path: Path, poser: Poser) -> None:
 
 def _flat(points: np.ndarray) -> list[float]:
     points = np.where(points[:, 2:] > 0, points, 0)
-    return [
-        v for x, y, seen in points.tolist() for v in (round(x, 3), round(y, 3), int(seen))
-    ]
+    return [v for x, y, seen in points.tolist() for v in (round(x, 3), round(y, 3), int(seen))]
 
 
 def _box(box: np.ndarray, body: np.ndarray) -> np.ndarray:
