@@ -239,14 +239,17 @@ def write_card(
         *(f"| from {dataset} | {n} |" for dataset, n in figures["datasets"].items()),
     ]  # fmt: skip
     if "verdicts" in figures:
-        lines += ["", "All verdicts: "
-                  + ", ".join(f"{n} {v}" for v, n in figures["verdicts"].items()) + "."]  # fmt: skip
+        found = ", ".join(f"{n} {v}" for v, n in figures["verdicts"].items())
+        lines += ["", f"All verdicts: {found}."]
     if precision is not None:
-        found = precision.precision
-        lines += ["", "## How far to trust it", "",
-                  f"Estimated share of good fits: {found} (95 % interval), from "
-                  f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
-                  f"people, and {precision.gold} gold fits."]  # fmt: skip
+        lines += [
+            "",
+            "## How far to trust it",
+            "",
+            f"Estimated share of good fits: {precision.precision} (95 % interval), from "
+            f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
+            f"people, and {precision.gold} gold fits.",
+        ]
         if precision.caution:
             lines += ["", f"**Caution**: {precision.caution}."]
     if agreement:
@@ -256,7 +259,15 @@ def write_card(
     if rejected_for:
         lines += ["", "## Why fits were rejected", "", "| reason | decisions |", "|---|---|"]
         lines += [f"| {reason} | {n} |" for reason, n in rejected_for.items()]
-    lines += ["", "## Columns", "", "Those of a fit row (docs/schema.md of pseudogt; also in each "
-              "field's metadata), with a column `energy_<term>` for each energy, and:", "", "| column | |", "|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        "## Columns",
+        "",
+        "Those of a fit row (docs/schema.md of pseudogt; also in each field's metadata), with a "
+        "column `energy_<term>` for each energy, and:",
+        "",
+        "| column | |",
+        "|---|---|",
+    ]
     lines += [f"| `{column}` | {note} |" for column, note in CuratedColumns.items()]
     path.write_text("\n".join([*header, "", *lines]) + "\n", encoding="utf-8")

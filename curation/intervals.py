@@ -1,4 +1,4 @@
-"""Shares with their uncertainty: Wilson, Clopper-Pearson, and samples of unequal probability. Torch-free."""
+"""Shares with their uncertainty: Wilson, Clopper-Pearson, unequal probabilities. Torch-free."""
 
 import math
 from dataclasses import dataclass

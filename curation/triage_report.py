@@ -88,8 +88,8 @@ def _run(config: TriageConfig) -> int:
     if config.order:
         if source.endswith(".parquet"):
             raise ValueError("--order needs the database of a review, not an exported file")
-        ordered = _set_order(source, quality.fit_id,
-                             order_by_usefulness(scores, explore=config.explore, seed=config.seed))  # fmt: skip
+        order = order_by_usefulness(scores, explore=config.explore, seed=config.seed)
+        ordered = _set_order(source, quality.fit_id, order)
     lines = [
         (f"{100 * p:.0f} %", "none" if math.isinf(t) else f"{t:.3f}",
          "-" if math.isinf(t) else f"{100 * (scores >= t).mean():.0f} %")
@@ -198,8 +198,10 @@ def _chart(
     for k in range(5):
         y, x = low + k * (1 - low) / 4, k / 4
         px, py = place(0, y).split(",")
-        marks.append(f'<text x="{left - 6}" y="{float(py) + 4}" text-anchor="end">{y:.2f}</text>'
-                     f'<line class="grid" x1="{px}" x2="{width - 12}" y1="{py}" y2="{py}"/>')  # fmt: skip
+        marks += [
+            f'<text x="{left - 6}" y="{float(py) + 4}" text-anchor="end">{y:.2f}</text>',
+            f'<line class="grid" x1="{px}" x2="{width - 12}" y1="{py}" y2="{py}"/>',
+        ]
         px, _ = place(x, low).split(",")
         marks.append(f'<text x="{px}" y="{top + height + 16}" text-anchor="middle">{x:.2f}</text>')
     if diagonal:
@@ -237,8 +239,10 @@ svg .title {{ font-size: 13px; font-weight: 600; fill: var(--ink); }}
 .grid {{ stroke: var(--line); }} .line {{ fill: none; stroke: var(--bar); stroke-width: 2; }}
 .diagonal {{ stroke: var(--mark); stroke-dasharray: 4 3; }} circle {{ fill: var(--bar); }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-td, th {{ padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; }}
-td:first-child, th:first-child {{ text-align: left; }} th {{ color: var(--soft); font-weight: 500; }}
+td, th {{ padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line);
+  text-align: right; }}
+td:first-child, th:first-child {{ text-align: left; }}
+th {{ color: var(--soft); font-weight: 500; }}
 </style></head><body>
 <h1>Triage model</h1>
 <p>{facts}</p>

@@ -1,4 +1,4 @@
-"""From single decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
+"""From decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""COCO's keypoint annotations from the projected fits, with COCO-WholeBody's further points. Torch-free.
+"""COCO's keypoints from the projected fits, with COCO-WholeBody's further points. Torch-free.
 
 COCO counts pixels from 0 and means their centres, hence half a pixel is taken from every point. A
 point that the photo's own keypoints confirm is visible (2), another one inside the photo is
