@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("curation").setLevel(config.log_level.upper())
     from curation.store import StoreError
 
-    if not (0 <= config.val and 0 <= config.test and config.val + config.test < 1):
+    if not (config.val >= 0 and config.test >= 0 and config.val + config.test < 1):
         sys.stderr.write("curation.export: --val and --test must be shares, together below 1\n")
         return 2
     if not 1 <= config.num_pca <= 45:

@@ -153,7 +153,7 @@ def quality_of_table(table: "pa.Table") -> Quality:
     if "keypoints_2d" in arrays:
         confidence = np.asarray(arrays["keypoints_2d"])[..., 2].astype(np.float64)
         for part in PARTS:
-            of_part = confidence[:, _PART_OF == part]
+            of_part = confidence[:, part == _PART_OF]
             features[f"seen_{part}"] = (of_part > 0).sum(1).astype(np.float64)
             features[f"confidence_{part}"] = of_part.mean(1)
     if "status" in table.column_names:

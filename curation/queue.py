@@ -220,7 +220,7 @@ class ReviewQueue:
         """Return how many items are in each stage."""
         query = sa.select(db.item.c.stage, sa.func.count()).group_by(db.item.c.stage)
         with self._database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
     # --- leases
 
@@ -287,7 +287,7 @@ class ReviewQueue:
         if only_disagreements:
             found = connection.execute(sql.NEXT_DISAGREED, me).first()
             return (found.fit_id, "adjudication", math.nan) if found else None
-        served = dict(connection.execute(sql.SERVED_BY_LANE, me).tuples().all())
+        served = dict(connection.execute(sql.SERVED_BY_LANE, me).all())
         golds = served.pop("gold", 0)
         judged = sum(served.values())
         coin = [uniform_number(self._seed, annotator, str(judged), k) for k in ("gold", "audit")]

@@ -21,7 +21,7 @@ import tyro
 from curation.cli import parse_command_line
 from curation.intervals import Interval, clopper_pearson
 
-__all__ = ["Rule", "RuleError", "RuleEffect", "load_rules", "main", "rule_effects"]
+__all__ = ["Rule", "RuleEffect", "RuleError", "load_rules", "main", "rule_effects"]
 
 TRIAGE = "triage"
 """Name of the triage model's probability among the columns that a rule may ask for."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from bodymodel.body import BodyData
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
@@ -52,7 +53,7 @@ def fit_made_people(count: int, seed: int):
 
 
 def _observation(body: BodyData, rng: np.random.Generator, number: int) -> PersonObservation:
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     pick = rng.integers(len(poses["body_pose"]))
     heading = rng.uniform(-math.pi, math.pi)
     root = (
@@ -133,7 +134,7 @@ def _variant(row, body, points, rng, spoil, name):
     residual[np.isnan(row["residual_px"])] = np.nan
     row["residual_px"] = residual.astype(np.float32)
     for part in PARTS:
-        known = residual[(_PART == part) & np.isfinite(residual)]
+        known = residual[(part == _PART) & np.isfinite(residual)]
         row[f"residual_{part}_px"] = float(np.median(known)) if len(known) else math.nan
     row["residual_body_pct"] = 100 * row["residual_body_px"] / row["person_height_px"]
     row["trunk_lean_deg"] = trunk_lean_deg(posed_joints(body, row), body)
