@@ -64,9 +64,7 @@ class Quality:
 
     def select(self, rows: np.ndarray) -> "Quality":
         """Return some of the fits, by index or mask."""
-        return Quality(
-            tuple(np.array(self.fit_id, object)[rows]), self.names, self.values[rows]
-        )
+        return Quality(tuple(np.array(self.fit_id, object)[rows]), self.names, self.values[rows])
 
 
 def read_quality(
@@ -100,7 +98,10 @@ def _columns_of(store: "FitStore", run_id: str) -> list[str]:
     return [
         field.name
         for field in (schemas[0] if schemas else ())
-        if (field.name in ("fit_id", "has_fit", "energy", "status", *_ARRAYS, *_RESIDUALS) or _is_quality(field))
+        if (
+            field.name in ("fit_id", "has_fit", "energy", "status", *_ARRAYS, *_RESIDUALS)
+            or _is_quality(field)
+        )
         and all(field.name in schema.names for schema in schemas)
     ]
 

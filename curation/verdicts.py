@@ -1,4 +1,4 @@
-"""From single decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
+"""From decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,9 @@ def human_votes(decisions: "pa.Table", fit_ids: Sequence[str] = ()) -> Votes:
         fit_ids: Of the rows; those with a decision by default.
     """
     rows = decisions.select(["fit_id", "annotator", "verdict"]).to_pylist()
-    human = [r for r in rows if not r["annotator"].startswith(RULE_PREFIX) and r["verdict"] in LABELS]
+    human = [
+        r for r in rows if not r["annotator"].startswith(RULE_PREFIX) and r["verdict"] in LABELS
+    ]
     votes = Votes.from_records(*([r[k] for r in human] for k in ("fit_id", "annotator", "verdict")))
     if not len(fit_ids):
         return votes
@@ -180,9 +182,7 @@ def train_on_verdicts(
 
     where = {fit_id: k for k, fit_id in enumerate(quality.fit_id)}
     rows, good, weights, names = [], [], [], []
-    for fit_id, p, votes in zip(
-        verdicts.fit_id, verdicts.probability, verdicts.votes, strict=True
-    ):
+    for fit_id, p, votes in zip(verdicts.fit_id, verdicts.probability, verdicts.votes, strict=True):
         if votes and np.isfinite(p) and fit_id in where:
             rows.append(where[fit_id])
             good.append(p > 0.5)

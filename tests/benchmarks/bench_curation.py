@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_curation.py [--lspet DIR] [--people 600]
 
 Two sets of fits whose quality is known. *Made people*: the solver's own fits of people in
-motion-capture poses whose keypoints have what detectors do wrong (noise, limbs taken for each other,
-hidden joints, a wrist on something else); good is MPJPE of at most 100 mm. *LSPET*: fits of the
+motion-capture poses whose keypoints have what detectors do wrong (noise, limbs taken for each
+other, hidden joints, a wrist on something else); good is MPJPE of at most 100 mm. *LSPET*: fits of the
 photos in DIR, 25 variants of each, 35 % of them spoilt in one of six known ways.
 
 Simulated annotators err at known rates on their own, and say "unsure" at times.
