@@ -216,9 +216,7 @@ def _correctives(
         return None
     columns = [a for a in order if a in joints]
     grid = sliced.block.new_zeros(len(columns), len(pairs), 3, 9)
-    blocks = zip(
-        sliced.block_pair.tolist(), sliced.block_joint.tolist(), sliced.block, strict=True
-    )
+    blocks = zip(sliced.block_pair.tolist(), sliced.block_joint.tolist(), sliced.block, strict=True)
     for n, a, block in blocks:
         if n in pairs and a in columns:
             grid[columns.index(a), pairs.index(n)] = block

@@ -26,7 +26,7 @@ __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
-    "shape", "expression", "hands", "jaw", "eyes",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration",
 )  # fmt: skip
 
 

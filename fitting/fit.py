@@ -15,11 +15,12 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
-from fitting.records import FitResult, FitTarget
+from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -32,6 +33,7 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.target_check import find_problem, seen_points
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -85,6 +87,7 @@ class _Ending:
     winner: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
 
 
 class Fitter:
@@ -124,6 +127,8 @@ class Fitter:
         self._prior = (load_prior("open") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
@@ -164,29 +169,11 @@ class Fitter:
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""
-        points = np.asarray(target.keypoints_2d)
-        if points.shape != (len(FIT_KEYPOINTS), 3):
-            raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
-                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
-            )
-        if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-            return f"the focal length is {target.focal_px} px; it must be positive"
-        if not np.isfinite(target.center_px).all():
-            return "the principal point is not a number"
-        used = [
-            name
-            for name, point in zip(FIT_KEYPOINTS, points, strict=True)
-            if name in COARSE_POINTS
-            and np.isfinite(point).all()
-            and point[2] >= self.config.min_confidence
-        ]
-        if len(used) < self.config.min_points:
-            return (
-                f"{len(used)} points of the body are seen, "
-                f"at least {self.config.min_points} are needed"
-            )
-        spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
+        config = self.config
+        limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if problem := find_problem(target, *limits):
+            return problem
+        spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
         return ""
@@ -340,10 +327,48 @@ class Fitter:
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
+            apart.x[:, 0],
+            final.converged[:, 0],
+            iterations + apart.iterations[:, 0],
+            winner,
+            start_energies,
+            margin,
+            penetration,
         )
         return self._results(targets, energy, ending)
+
+    def _separate(
+        self, energy: Energy, final: _Candidates
+    ) -> tuple[_Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, spent = len(x), torch.zeros_like(final.iterations)
+        if self._contacts is None:
+            return replace(final, iterations=spent), [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout.params(x))
+        measured = self._contacts.measure(found, batch)
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        who = torch.arange(batch, device=self.device)
+        for _ in range(rounds):
+            still = [
+                m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())
+            ]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
+                break
+            found, who = found.take(is_deep), who[is_deep]
+            moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, x[who, None], config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            spent[who] += solved.iterations
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=spent), measured
 
     def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
@@ -427,6 +452,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results

@@ -63,6 +63,9 @@ class RunConfig:
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
     """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
+    interpenetration: Literal["on", "measure", "off"] = "measure"
+    """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
+    they are; off: neither, a third faster. lbfgs always measures."""
     prior: str = "auto"
     """On the body's pose: open, gaussian, l2 (squared angles), none, a VPoser folder, or SMPLify's
     gmm_08.pkl. auto is open for fast and, as published, l2 for lbfgs."""
@@ -123,9 +126,9 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
         bad usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
     config = parse_command_line(RunConfig, argv, "python -m fitting.run", __doc__)
+    from curation.progress import set_up_logging
     from curation.store import StoreError
     from fitting.loop import RunError
-    from fitting.progress import set_up_logging
 
     set_up_logging(config.log_level)
     try:
@@ -307,8 +310,8 @@ def _make_loop(
 
 def _go(job: _Job, loop: "FitLoop") -> None:
     """Run the loop, with progress shown and pictures drawn beside it."""
+    from curation.progress import Progress
     from fitting.overlays import OverlayPool
-    from fitting.progress import Progress
 
     config = job.config
     count = job.dataset.count()
@@ -362,6 +365,12 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    way = config.interpenetration
+    config = replace(
+        config,
+        fit=replace(config.fit, interpenetration=way),
+        reference=replace(config.reference, interpenetration=way == "on"),
+    )
     if config.prior == "auto":
         config = replace(config, prior="open" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":

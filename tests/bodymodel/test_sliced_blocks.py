@@ -27,9 +27,7 @@ def test_blocks_hold_what_the_whole_jacobian_holds(body, joints):
     pose, by_shape, _ = sliced_jacobian(sliced, state, rows, root_on_manifold=True)
     components = range(1, sliced.num_shape)
     half = len(names) // 2
-    blocks = point_blocks(
-        sliced, [range(half), range(half, len(names))], joints, list(components)
-    )
+    blocks = point_blocks(sliced, [range(half), range(half, len(names))], joints, list(components))
     seen = set()
     for block, (got, got_shape) in zip(
         blocks.blocks, blocks_jacobian(sliced, blocks, state, rows), strict=True

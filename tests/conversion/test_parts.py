@@ -60,7 +60,9 @@ def test_mano_parameters(hand, smplx):
     assert not result.full_pose[:, others].any()
     assert angle(result.full_pose[:, 0], pose[:, 0]) < 0.03  # the wrist's turn carries the body
     # betas are tied: a hand says little of them
-    assert (result.v2v_mean_mm < 1.0).all() and np.isfinite(result.v2v_part_mm[f"{side}_hand"]).all()
+    assert (result.v2v_mean_mm < 1.0).all() and np.isfinite(
+        result.v2v_part_mm[f"{side}_hand"]
+    ).all()
     with torch.no_grad():
         there = BodyModel(mano).forward_pose(torch.tensor(pose), torch.tensor(betas)).vertices
         here = BodyModel(smplx).forward_pose(
@@ -97,7 +99,7 @@ def test_a_hand_without_ids_is_laid_over_the_body(smplx):
 
 
 def test_flame_parameters(head, smplx):
-    flame, transfer = head
+    _, transfer = head
     rng = np.random.default_rng(0)
     pose = np.zeros((3, 5, 3), np.float32)
     pose[:, 0] = rng.normal(size=(3, 3))
