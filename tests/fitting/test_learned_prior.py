@@ -131,21 +131,30 @@ def test_training_learns_what_a_gaussian_cannot():
     """A neck that bends where the back does, either way: uncorrelated, and not independent."""
     rng = np.random.default_rng(0)
     pose = 0.05 * rng.normal(size=(4000, 21, 3))
-    back, neck = BODY_JOINTS.index("spine1") - 1, BODY_JOINTS.index("neck") - 1
+    back, neck = (
+        [BODY_JOINTS.index(n) - 1 for n in names]
+        for names in (("spine1", "spine2", "spine3"), ("neck", "head"))
+    )
     bend = rng.uniform(-1, 1, size=4000)
-    pose[:, back, 0] += bend
-    pose[:, neck, 0] += 2 * bend**2
+    pose[:, back, 0] += bend[:, None]
+    pose[:, neck, 0] += 2 * bend[:, None] ** 2
     config = TrainingConfig(
-        rounds=5, redraw=5, pool=12_000, batch=256, recombined=0.0, enlarged=0.0
+        rounds=8,
+        redraw=4,
+        pool=12_000,
+        batch=256,
+        recombined=0.0,
+        enlarged=0.0,
+        learning_rate=0.01,
     )
     prior = train_prior(pose[:3000], np.full(3000, 1 / 3000), config)
     real, false = pose[3000:], pose[3000:].copy()
-    false[:, neck, 0] = false[rng.permutation(1000), neck, 0]
+    false[:, neck, 0] = false[rng.permutation(1000)][:, neck, 0]
     ours, plain = (
         training.roc_auc(energy(p, real), energy(p, false)) for p in (prior, prior.coarse)
     )
     assert plain < 0.55
-    assert ours > 0.7
+    assert ours > 0.65
 
 
 def test_training_is_repeatable():
