@@ -170,7 +170,7 @@ def build(config: BuildPrior) -> None:
     Raises:
         ValueError: If the mocap file is not one.
     """
-    from fitting import mocap as mc
+    from bodymodel import mocap as mc
     from fitting import prior_training as training
     from fitting.prior_network import train_prior
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bodymodel import mocap
 from bodymodel.body import BodyData
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
@@ -26,7 +27,7 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS
-from fitting import corruptions, mocap
+from fitting import corruptions
 from fitting import prior_training as training
 from fitting.build_prior import tilt
 from fitting.fit import FINE_POINTS, Fitter
