@@ -19,7 +19,7 @@ from annotate_ui.guide import built_in_text
 from annotate_ui.review import Review
 from curation.accounts import ROLES, AccountError
 from curation.intervals import Interval
-from curation.progress import ReviewNumbers, annotators_csv, review_numbers
+from curation.review_numbers import ReviewNumbers, annotators_csv, review_numbers
 
 if TYPE_CHECKING:
     import gradio as gr
