@@ -1,4 +1,4 @@
-"""Fits of known quality for bench_curation: made people really fitted, and LSPET's fits corrupted."""
+"""Fits of known quality for bench_curation: made people, fitted, and LSPET's fits, corrupted."""
 
 import math
 import subprocess
@@ -185,9 +185,8 @@ def _shape(row, body, rng):
 def _swap(row, body, rng):
     """Exchange the poses of left and right."""
     pose = row["body_pose"].copy()
-    for left, right in (("left_hip", "right_hip"), ("left_knee", "right_knee"),
-                        ("left_shoulder", "right_shoulder"), ("left_elbow", "right_elbow")):  # fmt: skip
-        i, j = BODY_JOINTS.index(left) - 1, BODY_JOINTS.index(right) - 1
+    for joint in ("hip", "knee", "shoulder", "elbow"):
+        i, j = (BODY_JOINTS.index(f"{side}_{joint}") - 1 for side in ("left", "right"))
         pose[[i, j]] = pose[[j, i]] * np.array([1, -1, -1], np.float32)
     row["body_pose"] = pose
 

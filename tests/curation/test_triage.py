@@ -51,7 +51,7 @@ def test_probabilities_mean_what_they_say(count):
     assert np.mean(gaps) < (0.1 if count == 120 else 0.04)
     # It learnt what there is to learn: as good as half way to the true chances, at least.
     assert np.corrcoef(score, outcome)[0, 1] > (0.45 if count == 120 else 0.55)
-    assert [*model.importance][0] == "residual"
+    assert next(iter(model.importance)) == "residual"
 
 
 def test_held_out_figures_are_those_of_new_fits():
