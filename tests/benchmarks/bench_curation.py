@@ -10,8 +10,8 @@ the photos in DIR, 25 variants of each, 35 % of them spoilt in one of six known 
 Simulated annotators err at known rates on their own, and say "unsure" at times.
 
 *Precision.* Fits are judged once, every tenth twice, some are gold: how often does the 95 %
-interval of the accepted set's estimated precision hold the true one? Also where annotators err more on fits
-that are nearly good, together, which the model does not know.
+interval of the accepted set's estimated precision hold the true one? Also where annotators err
+more on fits that are nearly good, together, which the model does not know.
 
 *Triage.* How many decisions until the accepted set holds a share of all good fits, at a true
 precision of 95 %? In random order everything accepted was looked at. With triage the model is

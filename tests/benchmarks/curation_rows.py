@@ -143,6 +143,10 @@ def _variant(row, body, points, rng, spoil, name):
     energy["pose"] *= after / before
     energy["shape"] *= float((row["betas"] ** 2).sum() / shape_before)
     row["energy"] = energy
+    row["prior_energy"], row["betas_abs_max"] = after, float(np.abs(row["betas"]).max())
+    # Not measured again, so not known: of spoilt and of other fits.
+    row |= dict.fromkeys(("oks_fit", "oks_detection", "self_penetration_mm"), math.nan)
+    row |= dict.fromkeys(("self_penetration_cm2",), math.nan)
     return row | {"fit_id": name}
 
 
@@ -215,4 +219,4 @@ def _pose_energies(body_pose: np.ndarray) -> np.ndarray:
     from fitting.priors import load_pose_prior
 
     prior = load_pose_prior()
-    return prior.energy(torch.as_tensor(body_pose, dtype=prior.means.dtype)).numpy()
+    return prior.energy(torch.tensor(body_pose, dtype=prior.means.dtype)).numpy()
