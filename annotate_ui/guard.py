@@ -116,8 +116,12 @@ class Guard:
         path = path[len(self._prefix) :] or "/"
         refusal = await self._refuse(request, path)
 
+        body = _Body()
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if body.is_too_large:  # whatever became of the error on its way here
+                    message["status"] = 413
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -130,7 +134,7 @@ class Guard:
             return
         limit = MAX_GUIDELINE_BODY if path.startswith("/owner/") else MAX_BODY
         try:
-            await self._app(scope, self._limited(receive, limit, request), send_with_headers)
+            await self._app(scope, self._limited(receive, limit, request, body), send_with_headers)
         except _TooLarge:
             await Response("too large", 413)(scope, receive, send_with_headers)
 
@@ -212,21 +216,26 @@ class Guard:
     async def _log(self, kind: str, who: str, address: str, **detail: Any) -> None:
         await run_in_threadpool(self._refusals.log, kind, who, address, **detail)
 
-    def _limited(self, receive: Receive, limit: int, request: Request) -> Receive:
+    def _limited(self, receive: Receive, limit: int, request: Request, body: "_Body") -> Receive:
         """Count what arrives: a body without a length may not be longer either."""
-        total = 0
 
         async def limited() -> Message:
-            nonlocal total
             message = await receive()
             if message["type"] == "http.request":
-                total += len(message.get("body", b""))
-                if total > limit:
-                    await self._log("huge_body", "", client_address(request), length=total)
+                body.length += len(message.get("body", b""))
+                if body.length > limit:
+                    body.is_too_large = True
+                    await self._log("huge_body", "", client_address(request), length=body.length)
                     raise _TooLarge
             return message
 
         return limited
+
+
+@dataclass
+class _Body:
+    length: int = 0
+    is_too_large: bool = False
 
 
 class _TooLarge(Exception):

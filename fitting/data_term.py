@@ -32,6 +32,7 @@ class Evidence:
         weights: (B, P) of the squared residuals: confidence squared times the point's own weight.
         focal_px: (B,), center_px: (B, 2).
         unit: (B,) residual units per pixel.
+        robust_unit: (B,) what the robust function's scale is multiplied by to be in those units.
     """
 
     points_px: Tensor
@@ -39,6 +40,7 @@ class Evidence:
     focal_px: Tensor
     center_px: Tensor
     unit: Tensor
+    robust_unit: Tensor
 
     def take(self, index: Tensor) -> "Evidence":
         """Return some of the persons."""
@@ -173,7 +175,8 @@ def _look(evidence: Evidence, state: SlicedState, robust_px: float) -> _Seen:
     target = (evidence.points_px - evidence.center_px[:, None]) * evidence.unit[:, None, None]
     residual = scale[..., None] * ray - target
     square = residual.square()
-    inlier = robust_px**2 / (robust_px**2 + square)
+    rho2 = (robust_px * evidence.robust_unit).square()[:, None, None]
+    inlier = rho2 / (rho2 + square)
     return _Seen(depth, ray, scale, residual, square, inlier)
 
 
@@ -192,7 +195,7 @@ def data_quadratic(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return energy (B,), half its gradient (B, F) and J^T J (B, F, F) by the plan's unknowns."""
     seen = _look(evidence, state, robust_px)
-    batch, num_points = seen.depth.shape
+    batch = len(seen.depth)
     weights = evidence.weights[..., None]
     energy = (weights * seen.square * seen.inlier).flatten(1).sum(1)
     # as iteratively reweighted squares

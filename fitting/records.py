@@ -1,6 +1,7 @@
 """What the solver takes and gives, one person at a time, as plain arrays."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,22 @@ class FitTarget:
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
+        start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
+            None for the solver's own starts. What is missing or not finite starts at its mean,
+            the place as the keypoints tell.
     """
 
     keypoints_2d: np.ndarray
     focal_px: float
     center_px: np.ndarray
     height_px: float = math.nan
+    start: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def picture_height_px(self) -> float:
+        """``height_px``, or where it is unknown twice what the principal point says."""
+        known = math.isfinite(self.height_px)
+        return float(self.height_px) if known else 2 * float(self.center_px[1])
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def test_the_reference_solver_solves_for_vposer_s_code(toy_body, people, vposer)
 
     optimiser.step(loss)
     assert float(loss().detach()) < 1e-8
+    code = code.detach()
     weight = SHORT.stages[-1].pose ** 2
     assert result.energy["pose"] == pytest.approx(weight * float(code.square().sum()), rel=1e-2)
     assert float(code.abs().max()) > 1e-3
