@@ -260,8 +260,13 @@ class Fitter:
             evidence = replace(evidence, weights=evidence.weights * weight)
         return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
 
-    def _run(self, energy: Energy, candidates: Candidates, iterations: int) -> Candidates:
-        """Minimise from the open candidates of the energy's persons."""
+    def _run(
+        self, energy: Energy, candidates: Candidates, iterations: int, *, go_on: bool = False
+    ) -> Candidates:
+        """Minimise from the open candidates of the energy's persons.
+
+        With ``go_on`` this energy was minimised before, and those that converged stay.
+        """
 
         def solve(person: Tensor, x: Tensor) -> Candidates:
             solution: Solution = minimise(
@@ -279,7 +284,7 @@ class Fitter:
                 converged=solution.converged[:, None],
             )
 
-        return candidates.solved(solve)
+        return candidates.solved(solve, go_on=go_on)
 
     def _measure(self, energy: Energy, candidates: Candidates) -> Candidates:
         """Evaluate all candidates, closed ones too, without moving them."""
@@ -313,7 +318,12 @@ class Fitter:
         for stage in config.fine:
             kept = self._thin(kept, config.hopeless_fine)
             energy = self._energy(self._fine, stage, fine)
-            kept = self._run(energy, kept, stage.iterations)
+            # the last stage is the longest: whoever is behind after some of it will not win
+            first = min(config.probation, stage.iterations)
+            kept = self._run(energy, kept, first)
+            if stage.iterations > first:
+                kept = self._thin(kept, config.hopeless_last)
+                kept = self._run(energy, kept, stage.iterations - first, go_on=True)
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         apart, penetration = self._separate(energy, final)
