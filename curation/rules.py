@@ -21,7 +21,7 @@ import tyro
 from curation.cli import parse_command_line
 from curation.intervals import Interval, clopper_pearson
 
-__all__ = ["Rule", "RuleError", "RuleEffect", "load_rules", "main", "rule_effects"]
+__all__ = ["Rule", "RuleEffect", "RuleError", "load_rules", "main", "rule_effects"]
 
 TRIAGE = "triage"
 """Name of the triage model's probability among the columns that a rule may ask for."""
@@ -286,9 +286,7 @@ def _held_out_scores(quality: Any, verdicts: Any, train: Any) -> np.ndarray:
 def _percent(interval: Interval) -> str:
     if math.isnan(interval.value):
         return f"unknown, 0 to {100 * interval.high:.0f} %"
-    return (
-        f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    )
+    return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """See what a store holds and how its review goes.
 
-    python -m curation.stats lsp/
-    python -m curation.stats lsp/ --annotators people.csv
+python -m curation.stats lsp/
+python -m curation.stats lsp/ --annotators people.csv
 """
 
 import csv
@@ -116,15 +116,14 @@ def _runs(store: Any, run_id: str | None) -> list[tuple[tuple[str, ...], dict[st
 
 def _review(source: str, store: Any, config: StatsConfig) -> dict[str, Any]:
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     from curation.agreement import agreement_report
     from curation.estimate import acceptance_rate, estimate_precision
     from curation.summary import annotator_rows, gold_answers, gold_classes, reason_counts
     from curation.tables import text_table
     from curation.verdicts import find_verdicts, open_decisions
-
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     decisions = open_decisions(source)
     if config.run_id is not None:

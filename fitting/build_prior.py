@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+import bodymodel
+
 __all__ = ["BuildPrior", "build", "main", "trunk_lean"]
 
 CREDIT = (
@@ -28,8 +30,9 @@ class BuildPrior:
     number is divisible by 5 are kept for judging (tests/benchmarks/bench_prior.py).
 
     Attributes:
-        mocap: The motion capture file, npz (format: fitting.mocap.load_mocap).
-        out: Where pose_prior.npz, open_prior.npz and mocap_poses.npz are written.
+        mocap: The motion capture file, npz (format: bodymodel.mocap.load_mocap).
+        out: Where pose_prior.npz and open_prior.npz are written.
+        poses: The file of chosen poses that is written (bodymodel.mocap.packaged_motion).
         pairs: Mirror pairs of mixture components; 0 is a single Gaussian.
         every: Take every n-th frame; the learnt prior takes them all.
         check: Also cross-validate by subject (a minute for a mixture).
@@ -38,6 +41,7 @@ class BuildPrior:
 
     mocap: tyro.conf.Positional[Path]
     out: Path = Path(__file__).parent / "data"
+    poses: Path = Path(bodymodel.__file__).parent / "data" / "mocap_poses.npz"
     pairs: int = 0
     every: int = 3
     check: bool = False
@@ -66,8 +70,8 @@ def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     """
     from scipy.spatial.transform import Rotation
 
+    from bodymodel.skeleton import REST_JOINTS, forward_kinematics
     from bodymodel.spec import BODY_JOINTS
-    from fitting.skeleton import REST_JOINTS, forward_kinematics
 
     neck = BODY_JOINTS.index("neck")
     rest = REST_JOINTS[neck] - REST_JOINTS[0]
@@ -90,7 +94,7 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
-    from fitting.skeleton import forward_kinematics
+    from bodymodel.skeleton import forward_kinematics
 
     joints = forward_kinematics(tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)
@@ -166,7 +170,7 @@ def build(config: BuildPrior) -> None:
     Raises:
         ValueError: If the mocap file is not one.
     """
-    from fitting import mocap as mc
+    from bodymodel import mocap as mc
     from fitting import prior_training as training
     from fitting.prior_network import train_prior
 
@@ -187,9 +191,6 @@ def build(config: BuildPrior) -> None:
     weights = training.subject_weights(motion.subject)
     train = motion.take(~training.is_held_out(motion.subject))
     _say("trained on subjects " + ", ".join(np.unique(train.subject)))
-    model = training.fit_gaussians(
-        train.body_pose, training.subject_weights(train.subject), pairs=config.pairs
-    )
     lean = _percentiles(trunk_lean(motion.global_orient, motion.body_pose), weights)
     _say("trunk lean, degrees, percentiles " + ", ".join(map(str, PERCENTS)))
     for name, column in zip(("forward", "left", "all"), lean.T, strict=True):
@@ -202,6 +203,15 @@ def build(config: BuildPrior) -> None:
     learned = train_prior(
         whole.body_pose, training.subject_weights(whole.subject), say=lambda text: _say("  " + text)
     )
+    # The plain Gaussian is of the same recombined poses: it fits better so (docs/LOG.md).
+    gaussian = learned.coarse
+    model = training.Gaussians(
+        *(getattr(gaussian, name).numpy() for name in ("means", "whitening", "costs"))
+    )
+    if config.pairs:
+        model = training.fit_gaussians(
+            train.body_pose, training.subject_weights(train.subject), pairs=config.pairs
+        )
     if config.dry_run:
         return
 
@@ -236,7 +246,7 @@ def build(config: BuildPrior) -> None:
     diverse, typical = _select(motion, np.random.default_rng(0))
     chosen = motion.take(np.concatenate([diverse, typical]))
     np.savez_compressed(
-        config.out / "mocap_poses.npz",
+        config.poses,
         body_pose=chosen.body_pose,
         global_orient=tilt(chosen.global_orient).astype(np.float32),
         subject=chosen.subject,
@@ -244,8 +254,8 @@ def build(config: BuildPrior) -> None:
         diverse=np.arange(len(chosen.frame)) < len(diverse),
         **provenance,
     )
-    for name in ("pose_prior.npz", "open_prior.npz", "mocap_poses.npz"):
-        _say(f"wrote {config.out / name} ({(config.out / name).stat().st_size / 1e3:.0f} kB)")
+    for path in (config.out / "pose_prior.npz", config.out / "open_prior.npz", config.poses):
+        _say(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ limbs over in depth makes exactly what a photo cannot tell from the truth.
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from bodymodel.skeleton import BODY_PARENTS, REST_JOINTS
 from bodymodel.spec import BODY_JOINTS
-from fitting.skeleton import BODY_PARENTS, REST_JOINTS
 
 __all__ = [
     "LIMB_JOINTS",

@@ -85,7 +85,7 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
-        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
+        prior: On the body's pose; the Gaussian by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -109,7 +109,7 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from bodymodel.skeleton import mirror_pose
 from fitting import corruptions
 from fitting.learned_prior import TAIL, LearnedPrior
 from fitting.prior_training import fit_gaussians, mirror_rows, recording_noise
-from fitting.skeleton import mirror_pose
 
 __all__ = ["TrainingConfig", "train_prior"]
 

@@ -7,8 +7,8 @@ from scipy.linalg import solve_triangular
 from scipy.spatial.transform import Rotation
 from scipy.stats import rankdata
 
+from bodymodel.skeleton import mirror_pose
 from bodymodel.spec import BODY_JOINTS
-from fitting.skeleton import mirror_pose
 
 __all__ = [
     "Gaussians",
@@ -72,7 +72,7 @@ def _floor() -> np.ndarray:
     """Return (63,) variances added to the data's: what the recording could not see or resolve.
 
     Toes, the wrist's bending and the clavicle were not recorded. The shares of
-    spine, neck and head, and of elbow and wrist in pronation, are ours (fitting.mocap), so the
+    spine, neck and head, and of elbow and wrist in pronation, are ours (bodymodel.mocap), so the
     data show them as laws. A prior must not be stiff in any of these because of that.
     """
     degrees = [next(v for k, v in _FLOOR_DEG.items() if k in name) for name in BODY_JOINTS[1:]]

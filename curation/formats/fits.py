@@ -18,7 +18,7 @@ from curation.schema import POSE_SHAPES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FILE_COLUMNS", "FormatError", "Fits", "empty_keypoints", "fits_from_table"]
+__all__ = ["FILE_COLUMNS", "Fits", "FormatError", "empty_keypoints", "fits_from_table"]
 
 FILE_COLUMNS = (
     "fit_id", "dataset", "image_id", "image_path", "person_index", "width", "height",

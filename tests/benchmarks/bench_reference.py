@@ -64,7 +64,7 @@ def make_subjects(
 ) -> Subjects:
     """People who fill three quarters of the photo's height or width, whatever the lens."""
     rng = np.random.default_rng(seed)
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     held_out = np.flatnonzero([int(s) % 5 == 0 for s in poses["subject"]])
     if count > len(held_out):
         raise SystemExit(f"at most {len(held_out)} subjects: so many poses are held out")

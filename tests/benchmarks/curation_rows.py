@@ -1,4 +1,4 @@
-"""Fits of known quality for bench_curation: made people really fitted, and LSPET's fits corrupted."""
+"""Fits of known quality for bench_curation: made people, fitted, and LSPET's fits, corrupted."""
 
 import math
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from bodymodel.body import BodyData
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
@@ -52,7 +53,7 @@ def fit_made_people(count: int, seed: int):
 
 
 def _observation(body: BodyData, rng: np.random.Generator, number: int) -> PersonObservation:
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     pick = rng.integers(len(poses["body_pose"]))
     heading = rng.uniform(-math.pi, math.pi)
     root = (
@@ -133,7 +134,7 @@ def _variant(row, body, points, rng, spoil, name):
     residual[np.isnan(row["residual_px"])] = np.nan
     row["residual_px"] = residual.astype(np.float32)
     for part in PARTS:
-        known = residual[(_PART == part) & np.isfinite(residual)]
+        known = residual[(part == _PART) & np.isfinite(residual)]
         row[f"residual_{part}_px"] = float(np.median(known)) if len(known) else math.nan
     row["residual_body_pct"] = 100 * row["residual_body_px"] / row["person_height_px"]
     row["trunk_lean_deg"] = trunk_lean_deg(posed_joints(body, row), body)
@@ -142,6 +143,10 @@ def _variant(row, body, points, rng, spoil, name):
     energy["pose"] *= after / before
     energy["shape"] *= float((row["betas"] ** 2).sum() / shape_before)
     row["energy"] = energy
+    row["prior_energy"], row["betas_abs_max"] = after, float(np.abs(row["betas"]).max())
+    # Not measured again, so not known: of spoilt and of other fits.
+    row |= dict.fromkeys(("oks_fit", "oks_detection", "self_penetration_mm"), math.nan)
+    row |= dict.fromkeys(("self_penetration_cm2",), math.nan)
     return row | {"fit_id": name}
 
 
@@ -184,9 +189,8 @@ def _shape(row, body, rng):
 def _swap(row, body, rng):
     """Exchange the poses of left and right."""
     pose = row["body_pose"].copy()
-    for left, right in (("left_hip", "right_hip"), ("left_knee", "right_knee"),
-                        ("left_shoulder", "right_shoulder"), ("left_elbow", "right_elbow")):  # fmt: skip
-        i, j = BODY_JOINTS.index(left) - 1, BODY_JOINTS.index(right) - 1
+    for joint in ("hip", "knee", "shoulder", "elbow"):
+        i, j = (BODY_JOINTS.index(f"{side}_{joint}") - 1 for side in ("left", "right"))
         pose[[i, j]] = pose[[j, i]] * np.array([1, -1, -1], np.float32)
     row["body_pose"] = pose
 
@@ -215,4 +219,4 @@ def _pose_energies(body_pose: np.ndarray) -> np.ndarray:
     from fitting.priors import load_pose_prior
 
     prior = load_pose_prior()
-    return prior.energy(torch.as_tensor(body_pose, dtype=prior.means.dtype)).numpy()
+    return prior.energy(torch.tensor(body_pose, dtype=prior.means.dtype)).numpy()

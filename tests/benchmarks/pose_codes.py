@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bodymodel.mocap import Motion
 from bodymodel.rotations import rotvec_to_rotmat
+from bodymodel.skeleton import mirror_pose
 from fitting import corruptions
 from fitting import prior_training as training
-from fitting.mocap import Motion
-from fitting.skeleton import mirror_pose
 
 SIZES = (8, 16, 32)
 RECOMBINED = {8: 0.3, 16: 0.3, 32: 0.0}
@@ -94,7 +94,7 @@ def train(pose: np.ndarray, weights: np.ndarray, size: int, steps: int) -> Autoe
 
 
 def code_table(
-    train_set: Motion, test_set: Motion, steps: int = 3000
+    train_set: Motion, test_set: Motion, steps: int = 700
 ) -> dict[str, dict[str, float]]:
     """Degrees a joint on held-out poses, by size of the code."""
     weights = training.subject_weights(train_set.subject)
