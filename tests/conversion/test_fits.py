@@ -88,9 +88,7 @@ def test_rows_with_a_camera(sequence, tmp_path, capsys, smplx):
 
     mesh = posed_vertices(smplx, rows[0])
     pixels = 1900 * mesh[:, :2] / mesh[:, 2:] + (540, 960)
-    np.testing.assert_allclose(
-        [*pixels.min(0), *pixels.max(0)], rows[0]["bbox_xyxy_px"], atol=0.1
-    )
+    np.testing.assert_allclose([*pixels.min(0), *pixels.max(0)], rows[0]["bbox_xyxy_px"], atol=0.1)
 
 
 def test_rows_without_a_camera_and_failed_ones(tmp_path, capsys):
