@@ -240,6 +240,8 @@ class FitRows:
         shapes |= {"residual_px": (_K,), "bbox_xyxy_px": (4,)}
         numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
         numbers += ("energy_total", "start_margin", "mpjpe_mm", "pa_mpjpe_mm")
+        numbers += ("oks_detection", "oks_fit", "betas_abs_max", "prior_energy")
+        numbers += ("self_penetration_mm", "self_penetration_cm2")
         numbers += ("trunk_lean_error_deg", *(f"residual_{part}_px" for part in PARTS))
         return (
             {name: np.full(shape, nan, np.float32) for name, shape in shapes.items()}
@@ -259,7 +261,8 @@ class FitRows:
                 "body_is_open": target.is_open, "keypoint_convention": "fit",
                 "keypoints_2d": np.zeros((_K, 3), np.float32),
                 "keypoint_source": np.zeros(_K, np.int8), "energy": {}, "starts": [],
-                "start_energies": [], "start_winner": "", "iterations": texts["iterations"],
+                "start_energies": [], "self_penetration_parts": [],
+                "start_winner": "", "iterations": texts["iterations"],
                 "has_truth": False, "code_version": info.code_version,
                 "torch_version": _version("torch"), "device": self.device,
                 "config_hash": info.config_hash, "solve_ms": texts["solve_ms"],

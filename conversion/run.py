@@ -180,7 +180,7 @@ def _run(config: RunConfig) -> int:
         return _dry_run(settings, config.source, out)
 
     from conversion.bodies import Bodies
-    from conversion.progress import Progress
+    from curation.progress import Progress
     from curation.stopping import StopSignals
 
     bodies = Bodies(
@@ -195,7 +195,7 @@ def _run(config: RunConfig) -> int:
         hashes = {}  # a target of another gender may be all that is needed
     run_hash = config_hash(settings | {"target": hashes}, NO_EFFECT)
     begin = time.monotonic()
-    with StopSignals() as stop, Progress(config.limit) as progress:
+    with StopSignals() as stop, Progress(config.limit, "mesh", None) as progress:
         job = _make_job(config, bodies, out, run_hash, shard)
         job.should_stop, job.progress = (lambda: stop.signal is not None), progress.add
         outcome = "failed"

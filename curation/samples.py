@@ -70,6 +70,8 @@ class PersonObservation:
         status: "ok", "no_person", "image_error", "label_error".
         reason: One plain sentence when status is not "ok".
         truth: As in LabelledPerson.
+        oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
+            either is missing.
     """
 
     image_id: str
@@ -88,3 +90,4 @@ class PersonObservation:
     status: str = "ok"
     reason: str = ""
     truth: dict[str, np.ndarray] | None = None
+    oks_detection: float = float("nan")

@@ -1,7 +1,7 @@
 """Fit SMPL-X to the keypoints of many persons at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
-from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
+from fitting.candidates import Candidates
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.energy import TERMS, Energy, Evidence
 from fitting.limits import joint_limits
-from fitting.priors import load_pose_prior
-from fitting.records import FitResult, FitTarget
+from fitting.prior_choice import load_prior
+from fitting.priors import BodyPrior
+from fitting.records import FitResult, FitTarget, SelfPenetration
+from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -31,12 +34,13 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.target_check import find_problem, seen_points
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
-_CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
-_SAME_HEADING = 0.7  # radians; roots closer than this are one answer
+_WRISTS = ("left_wrist", "right_wrist")
+_CPU_CHUNK = 64  # people: enough to hide the cost of a call, little enough for the cache
 
 
 def _fine_points() -> tuple[str, ...]:
@@ -52,26 +56,8 @@ def _fine_points() -> tuple[str, ...]:
 
 FINE_POINTS = _fine_points()
 
-
-@dataclass(frozen=True, eq=False)
-class _Candidates:
-    """States that compete: (B, C, size), and (B, C) of the rest."""
-
-    x: Tensor
-    energy: Tensor
-    iterations: Tensor
-    converged: Tensor
-
-    def take(self, which: Tensor) -> "_Candidates":
-        """Return some (B, k) of each person's candidates."""
-        x = self.x.gather(1, which[..., None].expand(-1, -1, self.x.shape[-1]))
-        others = (self.energy, self.iterations, self.converged)
-        return _Candidates(x, *(values.gather(1, which) for values in others))
-
-    def best(self) -> tuple["_Candidates", Tensor]:
-        """Return the best of each person, and which (B, 1) it was."""
-        order = self.energy.argsort(dim=1, stable=True)[:, :1]
-        return self.take(order), order
+START_NAMES = (*(name for name, _ in HEADINGS), "given")
+"""What FitResult.starts may hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +68,10 @@ class _Ending:
     converged: Tensor
     iterations: Tensor
     winner: Tensor
+    tried: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
 
 
 class Fitter:
@@ -93,9 +81,11 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        prior: On the body's pose; the one that comes with the package by default.
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
+        prior: On the body's pose; the Gaussian by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -107,6 +97,7 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
+        prior: BodyPrior | None = None,
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -118,8 +109,13 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = load_pose_prior(**options)
+        self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
+        self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
+        self._rigid_columns = self._layout.columns("global_orient", "transl")
+        self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -135,6 +131,32 @@ class Fitter:
             results[k] if k in results else self._refused(target, self._problem(target))
             for k, target in enumerate(targets)
         ]
+
+    def energy(self, target: FitTarget, params: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the energy by term that any solver's parameters have in the last stage.
+
+        Args:
+            target: The person.
+            params: The fields of BodyParams, without batch dimension, as in FitResult. Of the hands
+                what their PCA components can hold.
+        """
+        evidence = self._evidence([target], self._coarse)
+        scale = pixels_per_metre(self._coarse, evidence, self._rest())
+        evidence = self._scaled(self._evidence([target], self._fine), [target], scale)
+        energy = self._energy(self._fine, self.config.fine[-1], evidence)
+        zero = torch.zeros(self._layout.size, dtype=self.dtype, device=self.device)
+        terms = energy.terms(self._layout.vector(params, zero)[None])[0]
+        return dict(zip(TERMS, terms.tolist(), strict=True))
+
+    def _rest(self) -> Tensor:
+        """Return (P, 3) the coarse points of the mean body at rest."""
+        like = self._layout.hand_means
+        return sliced_forward(
+            self._coarse,
+            like.new_zeros(1, 55, 3),
+            like.new_zeros(1, self._coarse.num_shape),
+            like.new_zeros(1, 3),
+        ).points[0]
 
     def _fit_chunks(
         self, targets: Sequence[FitTarget], chunks: list[list[int]]
@@ -158,29 +180,13 @@ class Fitter:
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""
-        points = np.asarray(target.keypoints_2d)
-        if points.shape != (len(FIT_KEYPOINTS), 3):
-            raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
-                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
-            )
-        if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-            return f"the focal length is {target.focal_px} px; it must be positive"
-        if not np.isfinite(target.center_px).all():
-            return "the principal point is not a number"
-        used = [
-            name
-            for name, point in zip(FIT_KEYPOINTS, points, strict=True)
-            if name in COARSE_POINTS
-            and np.isfinite(point).all()
-            and point[2] >= self.config.min_confidence
-        ]
-        if len(used) < self.config.min_points:
-            return (
-                f"{len(used)} points of the body are seen, "
-                f"at least {self.config.min_points} are needed"
-            )
-        spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
+        config = self.config
+        limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if problem := find_problem(target, *limits):
+            return problem
+        if config.residuals == "published" and not target.picture_height_px > 0:
+            return f"the photo's height is {target.picture_height_px} px; residuals count by it"
+        spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
         return ""
@@ -216,9 +222,7 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        own = np.array(
-            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
-        )
+        own = np.array([self._point_weight(name) for name in sliced.points])
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -229,143 +233,212 @@ class Fitter:
             focal_px=real([t.focal_px for t in targets]),
             center_px=real(np.stack([t.center_px for t in targets])),
             unit=real(np.ones(len(targets))),
+            robust_unit=real(np.ones(len(targets))),
         )
+
+    def _point_weight(self, name: str) -> float:
+        """Weight of a point's squared residuals in every stage."""
+        if self.config.residuals == "published":
+            return float(name in OPENPOSE_POINTS and name not in IGNORED)
+        return self.config.loose_weight if name in LOOSE_POINTS else 1.0
+
+    def _stage_weight(self, name: str, stage: StageConfig) -> float:
+        """What a stage makes of a point's weight."""
+        part = keypoint_part(name)
+        if part == "body":
+            # OpenPose has the wrists twice: as ends of the arms and as roots of the hands
+            is_twice = self.config.residuals == "published" and name in _WRISTS
+            return 1.0 + stage.w_hand_points * is_twice
+        return stage.w_face_points if part == "face" else stage.w_hand_points
 
     def _energy(self, sliced: SlicedBody, stage: StageConfig, evidence: Evidence) -> Energy:
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
-            part_weight = {
-                "body": 1.0,
-                "left_hand": stage.w_hand_points,
-                "right_hand": stage.w_hand_points,
-                "face": stage.w_face_points,
-            }
-            weight = [part_weight[keypoint_part(name)] for name in sliced.points]
+            weight = [self._stage_weight(name, stage) for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
         return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
 
-    def _run(self, energy: Energy, candidates: Tensor, iterations: int) -> _Candidates:
-        """Minimise from (B, C, size) states."""
-        batch, count, size = candidates.shape
+    def _run(
+        self, energy: Energy, candidates: Candidates, iterations: int, *, go_on: bool = False
+    ) -> Candidates:
+        """Minimise from the open candidates of the energy's persons.
+
+        With ``go_on`` this energy was minimised before, and those that converged stay.
+        """
+
+        def solve(person: Tensor, x: Tensor) -> Candidates:
+            solution: Solution = minimise(
+                energy.take(person),
+                x,
+                self._layout.step,
+                iterations=iterations,
+                tolerance=self.config.tolerance,
+            )
+            found = Candidates.at(solution.x[:, None])
+            return replace(
+                found,
+                energy=torch.nan_to_num(solution.energy, nan=torch.inf)[:, None],
+                iterations=solution.iterations[:, None],
+                converged=solution.converged[:, None],
+            )
+
+        return candidates.solved(solve, go_on=go_on)
+
+    def _measure(self, energy: Energy, candidates: Candidates) -> Candidates:
+        """Evaluate all candidates, closed ones too, without moving them."""
+        batch, count, size = candidates.x.shape
         owner = torch.arange(batch, device=self.device).repeat_interleave(count)
-        solution: Solution = minimise(
-            energy.take(owner),
-            candidates.reshape(-1, size),
-            self._layout.step,
-            iterations=iterations,
-            tolerance=self.config.tolerance,
-        )
-        return _Candidates(
-            solution.x.view(batch, count, size),
-            torch.nan_to_num(solution.energy, nan=torch.inf).view(batch, count),
-            solution.iterations.view(batch, count),
-            solution.converged.view(batch, count),
-        )
+        values = energy.take(owner).terms(candidates.x.reshape(-1, size)).sum(1)
+        values = torch.nan_to_num(values, nan=torch.inf).view(batch, count)
+        return replace(candidates, energy=values)
 
-    def _measure(self, energy: Energy, candidates: Tensor) -> _Candidates:
-        """Evaluate (B, C, size) states without moving them."""
-        return self._run(energy, candidates, 0)
-
-    def _turns(self, candidates: _Candidates, reference: Tensor) -> Tensor:
-        """(B, C) angles of the candidates' root rotations against those of (B, size) states."""
-        root = self._layout.slices["global_orient"]
-        there = rotvec_to_rotmat(reference[:, None, root])
-        between = rotvec_to_rotmat(candidates.x[..., root]) @ there.mT
-        return rotmat_to_rotvec(between).norm(dim=-1)
-
-    def _distinct(self, found: _Candidates, count: int) -> Tensor:
-        """(B, count) the best, then those that face another way, then the rest; each by energy."""
-        best, _ = found.best()
-        same = self._turns(found, best.x[:, 0]) < _SAME_HEADING
-        order = found.energy.argsort(dim=1, stable=True)
-        # a stable sort by class keeps the order by energy within each class
-        rank = same.gather(1, order).long()
-        rank[:, 0] = -1
-        return order.gather(1, rank.argsort(dim=1, stable=True))[:, :count]
-
-    def _margin(self, kept: _Candidates) -> Tensor:
-        """(B,) how much worse the best that faces another way is, in parts of the best."""
-        best, _ = kept.best()
-        other = torch.where(self._turns(kept, best.x[:, 0]) < _SAME_HEADING, torch.nan, kept.energy)
-        other = torch.nan_to_num(other, nan=torch.inf).amin(1)
-        margin = other / best.energy[:, 0] - 1
-        return torch.where(torch.isinf(margin), torch.nan, margin)
+    def _thin(self, candidates: Candidates, factor: float) -> Candidates:
+        """Close the candidates that have come to one answer, and the hopeless ones."""
+        merged = candidates.merged(self._coarse, self._layout, self.config.same_m)
+        return merged.hopeless(factor)
 
     def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
-        rest = sliced_forward(
-            self._coarse,
-            coarse.points_px.new_zeros(1, 55, 3),
-            coarse.points_px.new_zeros(1, self._coarse.num_shape),
-            coarse.points_px.new_zeros(1, 3),
-        ).points[0]
-        person_px = pixels_per_metre(self._coarse, coarse, rest) * _USUAL_STATURE_M
-        unit = 1000 / (_PICTURE_PER_PERSON * person_px)
-        coarse = replace(coarse, unit=unit)
-        fine = replace(self._evidence(targets, self._fine), unit=unit)
+        scale = pixels_per_metre(self._coarse, coarse, self._rest())
+        coarse = self._scaled(coarse, targets, scale)
+        fine = self._scaled(self._evidence(targets, self._fine), targets, scale)
 
-        x = heading_starts(self._coarse, layout, self._prior, coarse)
-        rigid = self._energy(self._coarse, config.coarse[0], coarse)
-        rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
-        found = self._run(rigid, x, _RIGID_ITERATIONS)
-        iterations = found.iterations
-        for stage in config.coarse:
-            energy = self._energy(self._coarse, stage, coarse)
-            found = self._run(energy, found.x, stage.iterations)
-            iterations = iterations + found.iterations
+        found, tried, trusted = self._starts(targets, coarse)
         # All starts are compared by one energy, so that the margin between them means something.
-        found = self._measure(self._energy(self._coarse, config.flip, coarse), found.x)
-        which = self._distinct(found, config.keep)
-        kept = found.take(which)
-        iterations = iterations.gather(1, which)
-        if config.limb_flips:
-            kept = self._flip_limbs(kept, coarse)
-            iterations = iterations + kept.iterations
-        start_energies = found.energy.scatter(1, which, kept.energy)
-        margin = self._margin(kept)
+        found = self._measure(self._energy(self._coarse, config.flip, coarse), found)
+        measured = found.energy.gather(1, found.same_as)
+        found = self._thin(found, config.hopeless_fine)
+        which = found.distinct(layout, min(config.keep, found.x.shape[1]))
+        kept = self._flip_limbs(found.take(which), coarse, trusted)
+        start_energies = measured.scatter(1, which, kept.energy)
+        margin = kept.margin(layout)
         for stage in config.fine:
+            kept = self._thin(kept, config.hopeless_fine)
             energy = self._energy(self._fine, stage, fine)
-            kept = self._run(energy, kept.x, stage.iterations)
-            iterations = iterations + kept.iterations
+            # the last stage is the longest: whoever is behind after some of it will not win
+            first = min(config.probation, stage.iterations)
+            kept = self._run(energy, kept, first)
+            if stage.iterations > first:
+                kept = self._thin(kept, config.hopeless_last)
+                kept = self._run(energy, kept, stage.iterations - first, go_on=True)
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
-        iterations = iterations.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
-        )
+            apart.x[:, 0], final.converged[:, 0], apart.iterations[:, 0], winner, tried,
+            start_energies, margin, penetration,
+        )  # fmt: skip
         return self._results(targets, energy, ending)
 
-    def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
+    def _separate(
+        self, energy: Energy, final: Candidates
+    ) -> tuple[Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, iterations = len(x), final.iterations.clone()
+        if self._contacts is None:
+            return final, [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout.params(x))
+        measured = self._contacts.measure(found, batch)
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        who = torch.arange(batch, device=self.device)
+        for _ in range(rounds):
+            still = [
+                m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())
+            ]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
+                break
+            found, who = found.take(is_deep), who[is_deep]
+            moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, Candidates.at(x[who, None]), config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            iterations[who] += solved.iterations
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=iterations), measured
+
+    def _scaled(self, evidence: Evidence, targets: Sequence[FitTarget], scale: Tensor) -> Evidence:
+        """Set the unit of the residuals; ``scale`` (B,) is in pixels per metre."""
+        if self.config.residuals == "person":
+            return replace(evidence, unit=1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale))
+        heights = [t.picture_height_px for t in targets]
+        unit = 1000 / torch.tensor(heights, dtype=self.dtype, device=self.device)
+        return replace(evidence, unit=unit, robust_unit=unit)
+
+    def _starts(
+        self, targets: Sequence[FitTarget], coarse: Evidence
+    ) -> tuple[Candidates, Tensor, Tensor]:
+        """Anneal from the headings, and come close from given starts, by the body's points.
+
+        Returns:
+            Candidates (B, headings + 1), the given one last; which of them were tried, (B, headings
+            + 1); and whose given start is trusted to be the only one, (B,).
+        """
+        config, layout = self.config, self._layout
+        x = heading_starts(self._coarse, layout, self._prior, coarse)
+        has_given = torch.tensor([t.start is not None for t in targets], device=self.device)
+        trusted = has_given & (config.given_starts == "alone")
+        named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=self.device)
+        is_open = named & ~trusted[:, None]
+        rigid = self._energy(self._coarse, config.coarse[0], coarse)
+        rigid = replace(rigid, free=self._rigid_columns, prior=self._coarse_prior)
+        found = self._run(rigid, Candidates.at(x, is_open), _RIGID_ITERATIONS)
+        for stage in config.coarse:
+            energy = self._energy(self._coarse, stage, coarse)
+            energy = replace(energy, prior=self._coarse_prior)
+            found = self._run(energy, found, stage.iterations)
+            found = self._thin(found, config.hopeless_coarse)
+        given = self._given(targets, x[:, 0])
+        given = self._run(
+            rigid, Candidates.at(given[:, None], has_given[:, None]), _RIGID_ITERATIONS
+        )
+        tried = torch.cat([is_open, has_given[:, None]], 1)
+        return found.joined(given), tried, trusted
+
+    def _given(self, targets: Sequence[FitTarget], default: Tensor) -> Tensor:
+        """(B, size) the given starts, the default where there is none."""
+        x = default.clone()
+        for k, target in enumerate(targets):
+            if target.start is not None:
+                x[k] = self._layout.vector(target.start, x[k])
+        return x
+
+    def _flip_limbs(self, kept: Candidates, coarse: Evidence, trusted: Tensor) -> Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
+        Given starts that are trusted are not turned over.
         """
         layout, stage = self._layout, self.config.flip
-        batch, count, size = kept.x.shape
-        owner = torch.arange(batch, device=self.device).repeat_interleave(count)
-        evidence = coarse.take(owner)
-        base = kept.x.reshape(-1, size)
-        joined = base.clone()
-        for limb, sliced in zip(LIMBS, self._limbs, strict=True):
-            columns = layout.body_columns(limb.joints)
-            energy = replace(self._energy(sliced, stage, evidence), free=columns)
-            energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
-            flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
-            tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
-            best, _ = tried.best()
-            joined[:, columns] = best.x[:, 0, columns]
-        energy = self._energy(self._coarse, stage, evidence)
-        final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
-        best, _ = final.best()
-        return _Candidates(
-            best.x.view(batch, count, size),
-            best.energy.view(batch, count),
-            best.iterations.view(batch, count) + stage.iterations,
-            best.converged.view(batch, count),
-        )
+        energy = self._energy(self._coarse, stage, coarse)
+        may_flip = kept.is_open & ~trusted[:, None]
+        person, place = torch.nonzero(may_flip, as_tuple=True)
+        if self.config.limb_flips and len(person):
+            evidence = coarse.take(person)
+            base = kept.x[person, place]
+            joined = base.clone()
+            for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
+                one = replace(
+                    self._energy(sliced, stage, evidence.points(self._limb_points(sliced))),
+                    free=columns,
+                )
+                flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
+                tried = Candidates.at(torch.stack([base, *flips], 1))
+                best, _ = self._run(one, tried, stage.iterations).best()
+                joined[:, columns] = best.x[:, 0, columns]
+            both = Candidates.at(torch.stack([base, joined], 1))
+            best, _ = self._measure(energy.take(person), both).best()
+            x = kept.x.clone()
+            x[person, place] = best.x[:, 0]
+            kept = replace(kept, x=x)
+        return self._run(energy, kept, stage.iterations)
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
         """Where the points of a limb stand among those of the coarse stages."""
@@ -379,13 +452,16 @@ class Fitter:
     ) -> list[FitResult]:
         x = ending.x
         layout = self._layout
-        at = energy(x)
+        terms = energy.terms(x)
+        total = terms.sum(1)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
         focal, center = energy.evidence.focal_px, energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
+        tried = ending.tried.cpu().numpy()
+        energies = ending.start_energies.cpu().float().numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
         parts = np.array([keypoint_part(name) for name in FIT_KEYPOINTS])
         results = []
@@ -395,11 +471,10 @@ class Fitter:
             points = target.keypoints_2d
             distance = np.linalg.norm(projected - points[:, :2], axis=-1)
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
-            used = residual[points[:, 2] >= self.config.min_confidence]
-            used_parts = parts[points[:, 2] >= self.config.min_confidence]
-            terms = at.terms[k].tolist()
+            is_used = (points[:, 2] >= self.config.min_confidence) & (points[:, 2] > 0)
+            used, used_parts = residual[is_used], parts[is_used]
             status, reason = "ok", ""
-            if not (torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k])):
+            if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"
             elif not ending.converged[k]:
                 limit = self.config.fine[-1].iterations
@@ -412,15 +487,18 @@ class Fitter:
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
                     person_height_px=float(tall[k]),
-                    energy=dict(zip(TERMS, terms, strict=True)),
-                    energy_total=float(at.energy[k]),
-                    starts=tuple(name for name, _ in HEADINGS),
-                    start_energies=ending.start_energies[k].cpu().float().numpy(),
+                    energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
+                    energy_total=float(total[k]),
+                    starts=tuple(
+                        name for name, ok in zip(START_NAMES, tried[k], strict=True) if ok
+                    ),
+                    start_energies=energies[k][tried[k]],
                     start_margin=float(ending.start_margin[k]),
-                    winner=HEADINGS[int(ending.winner[k])][0],
+                    winner=START_NAMES[int(ending.winner[k])],
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results

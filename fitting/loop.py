@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from curation.progress import Progress
 from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
 from fitting.overlays import OverlayPool
-from fitting.progress import Progress
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker, fit_target
 

@@ -1,6 +1,7 @@
 """What the solver takes and gives, one person at a time, as plain arrays."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,38 @@ class FitTarget:
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
+        start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
+            None for the solver's own starts. What is missing or not finite starts at its mean,
+            the place as the keypoints tell.
     """
 
     keypoints_2d: np.ndarray
     focal_px: float
     center_px: np.ndarray
     height_px: float = math.nan
+    start: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def picture_height_px(self) -> float:
+        """``height_px``, or where it is unknown twice what the principal point says."""
+        known = math.isfinite(self.height_px)
+        return float(self.height_px) if known else 2 * float(self.center_px[1])
+
+
+@dataclass(frozen=True)
+class SelfPenetration:
+    """How far a body goes through itself, neighbouring parts not counted.
+
+    Attributes:
+        depth_mm: Of the vertex that is deepest inside another part, 0 if none is; NaN if not
+            measured.
+        area_cm2: Of the surface that is inside other parts.
+        parts: Pairs of bodymodel.parts.REGIONS, ``left_hand+trunk``; the deepest first.
+    """
+
+    depth_mm: float = math.nan
+    area_cm2: float = math.nan
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +72,7 @@ class FitResult:
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
+        self_penetration: Measured on the whole mesh.
     """
 
     params: dict[str, np.ndarray]
@@ -61,3 +89,4 @@ class FitResult:
     iterations: int
     status: str
     reason: str
+    self_penetration: SelfPenetration = SelfPenetration()

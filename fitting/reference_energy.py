@@ -1,7 +1,8 @@
 """The energy of SMPLify-X, term by term, by which any solver's answer can be judged.
 
 Pavlakos et al. 2019, equation 1, with the joints, weights and units of the settings released with
-it. The interpenetration term is not there: it is off where its authors' CUDA extension is missing.
+it. The interpenetration term is there if asked for: it is off where its authors' CUDA extension is
+missing.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from bodymodel.params import BodyParams
-from bodymodel.spec import FACE_LANDMARKS, SMPLX_KEYPOINTS, keypoint_part
+from bodymodel.penetration import Surface
+from bodymodel.spec import FACE_LANDMARKS, SMPLX_KEYPOINTS
+from fitting.conic_field import penetration_energy
 from fitting.records import FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage
 from fitting.reference_mesh import Mesh
@@ -22,17 +25,17 @@ __all__ = [
     "IGNORED",
     "MODEL_JOINTS",
     "OPENPOSE_POINTS",
-    "POSE_PENALTIES",
     "REFERENCE_TERMS",
     "ReferenceEvidence",
-    "find_problem",
     "point_weights",
     "reference_energy",
     "reference_evidence",
     "squared_axis_angles",
 ]
 
-REFERENCE_TERMS = ("data", "pose", "bend", "shape", "expression", "hands", "jaw")
+REFERENCE_TERMS = (
+    "data", "pose", "bend", "shape", "expression", "hands", "jaw", "penetration",
+)  # fmt: skip
 
 _BODY = CONVENTIONS["openpose_body25"]
 _HANDS = CONVENTIONS["openpose_hand21_left"] + CONVENTIONS["openpose_hand21_right"]
@@ -60,10 +63,6 @@ PosePenalty = Callable[[Tensor], Tensor]
 def squared_axis_angles(body_pose: Tensor) -> Tensor:
     """The prior ``l2``: (..., 63) -> (...)."""
     return body_pose.square().sum(-1)
-
-
-POSE_PENALTIES: dict[str, PosePenalty] = {"l2": squared_axis_angles}
-"""By ReferenceConfig.body_prior."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,45 +101,13 @@ def reference_evidence(
     points = np.asarray(target.keypoints_2d, np.float64)[rows]
     seen = np.isfinite(points).all(-1) & (points[:, 2] > 0)
     points = torch.as_tensor(np.where(seen[:, None], points, 0), dtype=dtype, device=device)
-    height = float(target.height_px)
     return ReferenceEvidence(
         points_px=points[:, :2],
         confidence=points[:, 2],
         focal_px=float(target.focal_px),
         center_px=torch.as_tensor(np.asarray(target.center_px), dtype=dtype, device=device),
-        height_px=height if np.isfinite(height) else 2 * float(target.center_px[1]),
+        height_px=target.picture_height_px,
     )
-
-
-def find_problem(target: FitTarget, min_points: int) -> str:
-    """Say why a person cannot be fitted, or nothing.
-
-    Raises:
-        ValueError: If the keypoints are not of the ``fit`` convention.
-    """
-    points = np.asarray(target.keypoints_2d)
-    if points.shape != (len(FIT_KEYPOINTS), 3):
-        raise ValueError(
-            f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, "
-            f"got {points.shape}"
-        )
-    if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-        return f"the focal length is {target.focal_px} px; it must be positive"
-    if not np.isfinite(target.center_px).all():
-        return "the principal point is not a number"
-    height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
-    if not height > 0:
-        return f"the photo's height is {height} px; residuals are weighed by it"
-    used = {
-        name
-        for name in OPENPOSE_POINTS
-        if keypoint_part(name) == "body"
-        and np.isfinite(points[FIT_KEYPOINTS.index(name)]).all()
-        and points[FIT_KEYPOINTS.index(name), 2] > 0
-    }
-    if len(used) < min_points:
-        return f"{len(used)} points of the body are seen, at least {min_points} are needed"
-    return ""
 
 
 def point_weights(stage: ReferenceStage) -> np.ndarray:
@@ -164,6 +131,7 @@ def reference_energy(
     config: ReferenceConfig,
     hand_means: Tensor,
     pose_penalty: PosePenalty = squared_axis_angles,
+    surface: Surface | None = None,
 ) -> dict[str, Tensor]:
     """Return the energy of one stage by term, (B) each. Differentiable.
 
@@ -175,11 +143,13 @@ def reference_energy(
         config: Of the robust function.
         hand_means: (2, 45) what a hand at rest is, left and right.
         pose_penalty: The prior on the body's pose.
+        surface: Of the body, for interpenetration; without it that is 0.
     """
     body_pose = params.body_pose.flatten(-2)
     own = torch.as_tensor(point_weights(stage), dtype=body_pose.dtype, device=body_pose.device)
     weight = (own * evidence.confidence * _UNITS / evidence.height_px).square()
-    square = (project(mesh(params), evidence) - evidence.points_px).square()
+    posed = mesh(params)
+    square = (project(posed.keypoints, evidence) - evidence.points_px).square()
     rho2 = config.robust_px**2
     data = (weight[:, None] * rho2 * square / (square + rho2)).sum((-2, -1))
 
@@ -193,6 +163,10 @@ def reference_energy(
         )
     )
     jaw = body_pose.new_tensor(stage.jaw)
+    penetration = torch.zeros_like(data)
+    if surface is not None and stage.collision:
+        field = penetration_energy(surface, posed.vertices, config.cone_height_m)
+        penetration = stage.collision * field
     return {
         "data": data,
         "pose": stage.pose**2 * pose_penalty(body_pose),
@@ -201,4 +175,5 @@ def reference_energy(
         "expression": stage.expression**2 * params.expression.square().sum(-1),
         "hands": stage.hands**2 * hands,
         "jaw": (jaw * params.jaw_pose).square().sum(-1),
+        "penetration": penetration,
     }

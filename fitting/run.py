@@ -63,6 +63,12 @@ class RunConfig:
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
     """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
+    interpenetration: Literal["on", "measure", "off"] = "measure"
+    """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
+    they are; off: neither, a third faster. lbfgs always measures."""
+    prior: str = "auto"
+    """On the body's pose: gaussian, open, l2 (squared angles), none, a VPoser folder, or SMPLify's
+    gmm_08.pkl. auto is gaussian for fast and, as published, l2 for lbfgs."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
     faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
@@ -120,9 +126,9 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
         bad usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
     config = parse_command_line(RunConfig, argv, "python -m fitting.run", __doc__)
+    from curation.progress import set_up_logging
     from curation.store import StoreError
     from fitting.loop import RunError
-    from fitting.progress import set_up_logging
 
     set_up_logging(config.log_level)
     try:
@@ -179,7 +185,7 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
         raise UsageError(str(error)) from None
 
     store = FitStore(config.out or config.data / "fits")
-    settings = plain_config(config) | {"dataset": dataset.kind}
+    settings = plain_config(config) | {"dataset": dataset.kind, **_prior_hash(config)}
     unused = "reference" if config.solver == "fast" else "fit"
     run_hash = config_hash(settings | {"body_sha256": body.sha256}, (*NO_EFFECT, unused))
     info = RunInfo(
@@ -279,6 +285,7 @@ def _make_loop(
             config.fit if config.solver == "fast" else config.reference,
             device,
             config.dtype,
+            config.prior,
         ),
         rows=RowMaker(
             run_id=info.run_id,
@@ -303,8 +310,8 @@ def _make_loop(
 
 def _go(job: _Job, loop: "FitLoop") -> None:
     """Run the loop, with progress shown and pictures drawn beside it."""
+    from curation.progress import Progress
     from fitting.overlays import OverlayPool
-    from fitting.progress import Progress
 
     config = job.config
     count = job.dataset.count()
@@ -358,12 +365,31 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    way = config.interpenetration
+    config = replace(
+        config,
+        fit=replace(config.fit, interpenetration=way),
+        reference=replace(config.reference, interpenetration=way == "on"),
+    )
+    if config.prior == "auto":
+        config = replace(config, prior="gaussian" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))
         if body == "smplx":
             _log.warning(LICENCE_LINE)
     return config
+
+
+def _prior_hash(config: RunConfig) -> dict[str, str]:
+    """What the file of the user's prior holds, so that another file makes another run."""
+    from fitting.prior_names import prior_sha256
+
+    try:
+        digest = prior_sha256(config.prior)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(f"--prior: {error}") from None
+    return {"prior_sha256": digest} if digest else {}
 
 
 def _choose_run_id(config: RunConfig, body: "BodyData", run_hash: str, store: "FitStore") -> str:

@@ -14,6 +14,7 @@ from fitting.energy import Energy, Quadratic
 
 _DAMPING_START = 1e-2
 _DAMPING_MIN, _DAMPING_MAX = 1e-6, 1e8
+_GOOD, _FAIR, _POOR = 0.8, 0.5, 0.2  # shares of the promised fall
 _COMPACT_EVERY = 4  # iterations between the points where finished persons leave the batch
 
 
@@ -23,14 +24,13 @@ class Solution:
 
     Attributes:
         x: (B, size) states.
-        energy: (B,), terms: (B, T).
+        energy: (B,).
         iterations: (B,) int64.
         converged: (B,) bool: stopped because the energy no longer fell.
     """
 
     x: Tensor
     energy: Tensor
-    terms: Tensor
     iterations: Tensor
     converged: Tensor
 
@@ -45,8 +45,10 @@ def minimise(
 ) -> Solution:
     """Minimise the energy from the states ``x``.
 
-    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy;
-    then the damping l falls, else it grows. One evaluation an iteration: the energy, gradient and
+    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy.
+    The damping l falls after a step that lowered it by what the quadratic model promised, and grows
+    after one that was refused or fell far short (as trust regions do; Nocedal & Wright, algorithm
+    4.1). One evaluation an iteration: the energy, gradient and
     matrix of the trial state are computed together, since most steps are taken.
 
     Args:
@@ -58,41 +60,61 @@ def minimise(
     """
     total = x.shape[0]
     alive = torch.arange(total, device=x.device)
-    out_x = x.clone()
     here: Quadratic = energy(x)
-    out_energy, out_terms = here.energy.clone(), here.terms.clone()
-    out_iterations = torch.zeros(total, dtype=torch.int64, device=x.device)
-    out_converged = torch.zeros(total, dtype=torch.bool, device=x.device)
+    out = Solution(
+        x.clone(),
+        here.energy.clone(),
+        torch.zeros(total, dtype=torch.int64, device=x.device),
+        torch.zeros(total, dtype=torch.bool, device=x.device),
+    )
     damping = torch.full((total,), _DAMPING_START, dtype=x.dtype, device=x.device)
     done = ~torch.isfinite(here.energy)
+    spent = out.iterations.clone()
+    converged = out.converged.clone()
+
+    def leave(who: Tensor) -> None:
+        """Note where some of those who are alive have come to."""
+        place = alive[who]
+        out.x[place], out.energy[place] = x[who], here.energy[who]
+        out.iterations[place], out.converged[place] = spent[who], converged[who]
 
     for iteration in range(iterations):
         if iteration % _COMPACT_EVERY == 0 and bool(done.any()):
+            leave(torch.nonzero(done)[:, 0])
             keep = torch.nonzero(~done)[:, 0]
+            alive, x, damping, done = alive[keep], x[keep], damping[keep], done[keep]
+            spent, converged = spent[keep], converged[keep]
             if not len(keep):
                 break
-            alive, x, damping, done = alive[keep], x[keep], damping[keep], done[keep]
             here, energy = here.take(keep), energy.take(keep)
-        diagonal = torch.diagonal(here.matrix, dim1=1, dim2=2)
-        floor = 1e-6 * diagonal.amax(1, keepdim=True)
-        damped = here.matrix + torch.diag_embed(damping[:, None] * diagonal + floor)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        delta = -torch.cholesky_solve(here.gradient[..., None], factor)[..., 0]
+        damped = here.matrix.clone()
+        diagonal = torch.diagonal(damped, dim1=1, dim2=2)
+        added = damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True)
+        diagonal += added
+        chol, failed = torch.linalg.cholesky_ex(damped)
+        delta = -torch.cholesky_solve(here.gradient[..., None], chol)[..., 0]
         trial = step(x, energy.widen(delta))
         there = energy(trial)
 
-        better = (there.energy < here.energy) & (failed == 0) & ~done
-        fall = (here.energy - there.energy) / here.energy.clamp_min(1e-12)
+        active = (failed == 0) & ~done
+        better = (there.energy < here.energy) & active
+        scale = here.energy.clamp_min(1e-12)
+        fall = (here.energy - there.energy) / scale
+        # E(x) - model(x + d) = -2 g.d - d.A d, with A d = -g - added d
+        promised = (delta * (added * delta - here.gradient)).sum(1) / scale
         # What the quadratic model promises; once that is nothing, rounding decides who is better.
-        promise = -(here.gradient * delta).sum(1) / here.energy.clamp_min(1e-12)
-        small = (better & (fall < tolerance)) | (~done & (failed == 0) & (promise < tolerance))
-        out_iterations[alive] += (~done).long()
+        promise = -(here.gradient * delta).sum(1) / scale
+        small = (better & (fall < tolerance)) | (active & (promise < tolerance))
+        spent += ~done
         x = torch.where(better[:, None], trial, x)
         here = there.where(better, here)
-        damping = torch.where(better, damping / 4, damping * 6)
-        stuck = ~better & (damping > _DAMPING_MAX)
+        kept = fall / promised.clamp_min(1e-30)
+        factor = torch.where(kept > _GOOD, 0.1, torch.where(kept > _FAIR, 0.4, 1.0))
+        factor = torch.where(kept < _POOR, 3.0, factor)
+        damping = damping * torch.where(better, factor, 8.0)
+        stopped = small | (~better & (damping > _DAMPING_MAX))
         damping = damping.clamp(_DAMPING_MIN, _DAMPING_MAX)
-        done = done | small | stuck
-        out_converged[alive] |= small | stuck
-        out_x[alive], out_energy[alive], out_terms[alive] = x, here.energy, here.terms
-    return Solution(out_x, out_energy, out_terms, out_iterations, out_converged)
+        done = done | stopped
+        converged = converged | stopped
+    leave(torch.arange(len(alive), device=x.device))
+    return out
