@@ -85,8 +85,8 @@ class Guard:
         app: What is guarded.
         review: Whose sessions.
         refusals: Where refusals are logged.
-        prefix: Path below which the review is mounted; everything else passes untouched.
-        root_path: Public path that a reverse proxy strips.
+        prefix: Public path of the review; everything else passes untouched.
+        stripped: The first part of it, if a reverse proxy strips that from what it passes on.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Guard:
         review: Review,
         refusals: Refusals,
         prefix: str = "",
-        root_path: str = "",
+        stripped: str = "",
     ) -> None:
         self._app, self._review, self._refusals = app, review, refusals
-        self._prefix, self._root_path = prefix, root_path
+        self._prefix, self._stripped = prefix, stripped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
@@ -106,6 +106,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
+        begins = path == self._stripped or path.startswith(self._stripped + "/")
+        if self._stripped and not begins:
+            path = self._stripped + path
+            raw = self._stripped.encode() + scope.get("raw_path", b"")
+            scope = scope | {"path": path, "raw_path": raw}
         if not (path == self._prefix or path.startswith(self._prefix + "/")):
             await self._app(scope, receive, send)
             return
@@ -199,7 +204,7 @@ class Guard:
         return JSONResponse({"error": "log in first"}, 401)
 
     def _redirect(self, path: str) -> Response:
-        return RedirectResponse(f"{self._root_path}{self._prefix}{path}", 303)
+        return RedirectResponse(f"{self._prefix}{path}", 303)
 
     @staticmethod
     def _same_origin(request: Request) -> bool:

@@ -49,6 +49,11 @@ class Server:
                 raise TimeoutError("the server does not answer")
             time.sleep(0.05)
 
+    def cpu_seconds(self):
+        """What the process has used so far, user and system."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self):
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()

@@ -163,6 +163,7 @@ def load(options):
     names = [f"annotator{k:02d}" for k in range(options.annotators)]
     with review(options.items, names, postgres=options.postgres) as (server, store, tokens):
         server.start()
+        before = server.cpu_seconds()
         people, seconds = asyncio.run(
             annotate(server, tokens, options.decisions, options.think, options.kills)
         )
@@ -179,6 +180,9 @@ def load(options):
             "per_second": round(len(times) / seconds, 1),
             "p50_ms": round(1e3 * statistics.median(times), 1),
             "p99_ms": round(1e3 * percentile(times, 0.99), 1),
+            "server_cpu_ms": None
+            if options.kills
+            else round(1e3 * (server.cpu_seconds() - before) / len(times), 2),
             "wrong": compare(store, people, 2),
         }
     return result
