@@ -41,7 +41,7 @@ class Retrainer:
     def __exit__(self, *_: object) -> None:
         """Stop; a training that is under way is left to end by itself."""
         self._stop.set()
-        self._thread.join(2 * _LOOK_SECONDS)
+        self._thread.join(2)
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):

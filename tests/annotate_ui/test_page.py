@@ -9,6 +9,8 @@ from PIL import Image
 from curation.decisions import ALL_PARTS
 from tests.review_store import fit_name
 
+pytestmark = pytest.mark.slow
+
 SHOWN = "() => FitReview.shownLease === FitReview.items[0]?.lease"
 
 
