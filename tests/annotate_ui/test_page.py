@@ -155,6 +155,8 @@ def test_it_fits_on_every_screen(site, open_page, width, scheme):
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] + box["height"] <= page.viewport_size["height"]
         assert box["height"] >= 36 and box["width"] >= 44, "too small for a finger"
+    menu = page.locator(".rv-menu summary").bounding_box()
+    assert menu["x"] + menu["width"] <= width
     stage = page.locator(".rv-view").bounding_box()
     assert stage["height"] > 250
     page.keyboard.press("r")
