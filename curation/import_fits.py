@@ -274,6 +274,7 @@ def import_rows(
             values |= {
                 "focal_px": float(focal[row]), "center_px": center[row],
                 "focal_source": "given" if not unknown[row] else "default",
+                "betas_abs_max": float(np.abs(fits.params["betas"][row]).max(initial=0)),
                 "residual_px": residual[row], "person_height_px": float(height),
                 **{f"residual_{part}_px": medians[part] for part in PARTS},
                 "residual_body_pct": 100 * medians["body"] / height,

@@ -149,7 +149,7 @@ def quality_of_table(table: "pa.Table") -> Quality:
     if "trunk_lean_deg" in features:
         features["trunk_lean_size_deg"] = np.abs(features["trunk_lean_deg"])
     if "betas" in arrays:
-        features.setdefault("max_abs_beta", np.abs(arrays["betas"]).max(1).astype(np.float64))
+        features.setdefault("betas_abs_max", np.abs(arrays["betas"]).max(1).astype(np.float64))
     if "keypoints_2d" in arrays:
         confidence = np.asarray(arrays["keypoints_2d"])[..., 2].astype(np.float64)
         for part in PARTS:

@@ -60,6 +60,14 @@ class Verdicts:
         """(N,) bool."""
         return np.array([verdict == "accept" for verdict in self.verdict], bool)
 
+    def accepted_parts(self) -> dict[str, frozenset[str]]:
+        """Return by accepted fit which parts are good; training wants nothing else."""
+        return {
+            fit_id: frozenset(p for p, good in zip(_PARTS, self.parts[k], strict=True) if good)
+            for k, fit_id in enumerate(self.fit_id)
+            if self.verdict[k] == "accept"
+        }
+
     @property
     def stratum(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """How fits came in, for estimate_precision: (N,) codes and their names.

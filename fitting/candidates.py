@@ -133,13 +133,17 @@ class Candidates:
         margin = other / best.energy[:, 0] - 1
         return torch.where(torch.isinf(margin), torch.nan, margin)
 
-    def solved(self, solve: Callable[[Tensor, Tensor], "Candidates"]) -> "Candidates":
+    def solved(
+        self, solve: Callable[[Tensor, Tensor], "Candidates"], *, go_on: bool = False
+    ) -> "Candidates":
         """Solve for the open ones.
 
         Args:
             solve: (n,) persons and (n, size) states to their (n, 1) candidates.
+            go_on: Leave those alone that have converged.
         """
-        person, place = torch.nonzero(self.is_open, as_tuple=True)
+        wanted = self.is_open & ~self.converged if go_on else self.is_open
+        person, place = torch.nonzero(wanted, as_tuple=True)
         if not len(person):
             return self
         found = solve(person, self.x[person, place])

@@ -85,7 +85,7 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
-        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
+        prior: On the body's pose; the Gaussian by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -109,7 +109,7 @@ class Fitter:
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
@@ -260,8 +260,13 @@ class Fitter:
             evidence = replace(evidence, weights=evidence.weights * weight)
         return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
 
-    def _run(self, energy: Energy, candidates: Candidates, iterations: int) -> Candidates:
-        """Minimise from the open candidates of the energy's persons."""
+    def _run(
+        self, energy: Energy, candidates: Candidates, iterations: int, *, go_on: bool = False
+    ) -> Candidates:
+        """Minimise from the open candidates of the energy's persons.
+
+        With ``go_on`` this energy was minimised before, and those that converged stay.
+        """
 
         def solve(person: Tensor, x: Tensor) -> Candidates:
             solution: Solution = minimise(
@@ -279,7 +284,7 @@ class Fitter:
                 converged=solution.converged[:, None],
             )
 
-        return candidates.solved(solve)
+        return candidates.solved(solve, go_on=go_on)
 
     def _measure(self, energy: Energy, candidates: Candidates) -> Candidates:
         """Evaluate all candidates, closed ones too, without moving them."""
@@ -313,7 +318,12 @@ class Fitter:
         for stage in config.fine:
             kept = self._thin(kept, config.hopeless_fine)
             energy = self._energy(self._fine, stage, fine)
-            kept = self._run(energy, kept, stage.iterations)
+            # the last stage is the longest: whoever is behind after some of it will not win
+            first = min(config.probation, stage.iterations)
+            kept = self._run(energy, kept, first)
+            if stage.iterations > first:
+                kept = self._thin(kept, config.hopeless_last)
+                kept = self._run(energy, kept, stage.iterations - first, go_on=True)
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         apart, penetration = self._separate(energy, final)

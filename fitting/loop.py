@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
+from fitting.inits import StartOf
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker, fit_target
@@ -111,6 +112,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
+        start_of: Where the fits of persons start, None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
 
@@ -130,6 +132,7 @@ class FitLoop:
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
+    start_of: StartOf | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -208,7 +211,7 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [fit_target(observation, self.rows.focal_px) for observation, _, _ in self._batch]
+        targets = [self._target(observation) for observation, _, _ in self._batch]
         begin = time.perf_counter()
         results = _fit_all(self.solver, targets, is_first=not self.tally.solve_s)
         seconds = time.perf_counter() - begin
@@ -217,6 +220,12 @@ class FitLoop:
         for (observation, image, place), result in zip(self._batch, results, strict=True):
             image.rows[place] = self._row(observation, result, image, share_ms)
         self._batch.clear()
+
+    def _target(self, observation: PersonObservation) -> FitTarget:
+        target = fit_target(observation, self.rows.focal_px)
+        if self.start_of is None:
+            return target
+        return replace(target, start=self.start_of(observation))
 
     def _row(
         self,

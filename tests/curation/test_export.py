@@ -244,6 +244,7 @@ def test_adjudication_and_humans_go_before_rules(tmp_path):
     assert dict(zip(found.fit_id, found.verdict, strict=True)) == {
         "a": "disputed", "b": "reject", "c": "reject", "d": "accept", "e": "unsure",
     }  # fmt: skip
+    assert found.accepted_parts() == {"d": frozenset({"body", "left_hand", "right_hand", "face"})}
     assert found.stratum[1] == ("asked", "rule:x")
     assert found.stratum[0].tolist() == [0, 0, 1, 1, 0]
 

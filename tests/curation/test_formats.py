@@ -13,7 +13,7 @@ from bodymodel.spec import SMPLX_JOINTS
 from curation.formats.amass import read_amass, write_amass
 from curation.formats.coco import write_coco
 from curation.formats.expose import read_expose, write_expose
-from curation.formats.fits import FormatError, Fits, new_fits, pose_from_full
+from curation.formats.fits import Fits, FormatError, new_fits, pose_from_full
 from curation.formats.humandata import read_humandata, write_humandata
 from curation.formats.meshes import glb_bytes, obj_text, write_meshes
 from curation.formats.neuralannot import read_neuralannot, write_neuralannot
@@ -37,7 +37,7 @@ def fits(toy_body) -> Fits:
         | {
             "betas": rng.normal(size=(count, 10)),
             "expression": rng.normal(size=(count, 10)),
-            "transl": rng.normal(0, 0.1, (count, 3)) + [0, 0, 4],
+            "transl": rng.normal(0, 0.1, (count, 3)) + np.array([0, 0, 4]),
         },
         fit_id=[f"{k:032x}" for k in range(count)],
         size=np.full((count, 2), (640, 480)),
@@ -153,7 +153,7 @@ def test_spin(fits, tmp_path):
 
 def test_spin_of_smpl_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", imgname=["a"], pose=np.zeros((1, 72)), shape=np.zeros((1, 10)))
-    with pytest.raises(FormatError, match="conversion.run"):
+    with pytest.raises(FormatError, match=r"conversion\.run"):
         read_spin(tmp_path / "a.npz")
 
 

@@ -267,6 +267,9 @@ def test_unreadable_parts_are_done_again(data, tmp_path):
         (["--shard", "2/2"], "--shard must be I/N"),
         (["--shard", "a"], "--shard must be I/N"),
         (["--init", "regressor:x"], "not there yet"),
+        (["--init", "elsewhere"], "keypoints, mean, or fits:STORE"),
+        (["--init", "fits:nowhere"], "there are no fits in nowhere"),
+        (["--init", "mean", "--solver", "lbfgs"], "--init is for the fast solver"),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
         (["--focal-px", "nan"], "--focal-px must be positive"),
         (["--run-id", "a/b"], "run id"),
@@ -459,7 +462,7 @@ def test_the_solver_is_chosen_by_its_settings(data, tmp_path, monkeypatch, caplo
         assert main([str(data), *QUIET, "--out", str(tmp_path / str(number)), *flags], rooms) == 0
         assert ("non-commercial" in caplog.text) == (number == 1)
     assert seen == [
-        ("FitConfig", None, "float64", "open"),
+        ("FitConfig", None, "float64", "gaussian"),
         ("ReferenceConfig", "smplx", "float32", "l2"),
         ("ReferenceConfig", "own", "float64", "l2"),
     ]
