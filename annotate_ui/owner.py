@@ -106,6 +106,8 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
                 "like them; newcomers practise on those of the tutorial, ten at most."
             )
             golds = _table("Gold items", 12)
+            fill = gr.Button("Fill the tutorial with fits that people agreed on")
+            filled = gr.Markdown()
             with gr.Row():
                 gold_id = gr.Textbox(label="fit_id", max_length=64)
                 gold_button = gr.Button("Not gold any more", variant="stop")
@@ -140,6 +142,7 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
         on(password_button.click, _new_password, [old_name], said)
         on(disable_button.click, _toggle, [old_name], said).then(show, None, shown)
         on(gold_button.click, _remove_gold, [gold_id], gold_id).then(show, None, shown)
+        on(fill.click, _fill_tutorial, None, filled).then(show, None, shown)
         on(page.load, _guideline, None, [version, text])
         on(save.click, _save_guideline, [text], [version, text])
         on(page.load, _log, [kind], log)
@@ -383,6 +386,11 @@ def _toggle(review: Review, by: str, name: str) -> str:
 def _remove_gold(review: Review, by: str, fit_id: str) -> str:
     review.gold.remove(str(fit_id).strip(), by)
     return ""
+
+
+def _fill_tutorial(review: Review, by: str) -> str:
+    count = review.gold.add(review.gold.propose_tutorial(by))
+    return f"{count} new; the tutorial has {len(review.gold.tutorial())} of 10."
 
 
 def _guideline(review: Review, by: str) -> tuple[str, str]:

@@ -4,13 +4,15 @@ They are handed out among the others and look like them. Those of the tutorial a
 answer, and never to be judged in the queue.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import sqlalchemy as sa
 
 from curation import database as db
-from curation.decisions import REASONS, VERDICTS, DecisionError, DecisionStore, log_event
+from curation.decisions import REASONS, VERDICTS, Decision, DecisionError, DecisionStore, log_event
 from curation.queue import restage
 
 __all__ = ["TUTORIAL_ITEMS", "GoldItem", "GoldItems"]
@@ -87,6 +89,33 @@ class GoldItems:
         query = sa.select(db.gold).order_by(db.gold.c.in_tutorial.desc(), db.gold.c.created_at)
         with self._store.database.read() as connection:
             return [_gold(row) for row in connection.execute(query)]
+
+    def propose_tutorial(self, by: str) -> list[GoldItem]:
+        """Return fits that all who judged them agreed on, for the places left in the tutorial.
+
+        At least two people; rejects and accepts in turn, those with reasons first, because the
+        answer then says why. Nothing is changed: pass them to ``add``.
+
+        Args:
+            by: Who takes them.
+        """
+        known = {item.fit_id for item in self.all()}
+        votes: dict[str, list[Decision]] = defaultdict(list)
+        for decision in self._store.current():
+            if decision.source in ("queue", "audit") and decision.fit_id not in known:
+                votes[decision.fit_id].append(decision)
+        found: dict[str, list[GoldItem]] = {"accept": [], "reject": []}
+        for fit_id, decisions in votes.items():
+            verdicts = {d.verdict for d in decisions}
+            if len(decisions) < 2 or len(verdicts) > 1 or verdicts == {"unsure"}:
+                continue
+            verdict = decisions[0].verdict
+            reasons = tuple(r for r in REASONS if any(r in d.reasons for d in decisions))
+            note = f"{len(decisions)} people agreed."
+            found[verdict].append(GoldItem(fit_id, verdict, reasons, note, True, by))
+        rejects = sorted(found["reject"], key=lambda item: not item.reasons)
+        mixed = [item for pair in zip_longest(rejects, found["accept"]) for item in pair if item]
+        return mixed[: max(0, TUTORIAL_ITEMS - len(self.tutorial()))]
 
     def tutorial(self) -> list[GoldItem]:
         """Return the items of the tutorial, at most ten."""

@@ -301,6 +301,24 @@ def test_the_tutorial_keeps_first_answers(make_queue):
     assert queue.store.history() == []
 
 
+def test_a_tutorial_can_be_made_of_what_people_agreed_on(make_queue):
+    queue = make_queue(1)
+    verdicts = {0: "aa", 1: "rr", 2: "ar", 3: "a", 4: "uu", 5: "rr", 6: "aa", 7: "aa"}
+    names = {"a": "accept", "r": "reject", "u": "unsure"}
+    for k, letters in verdicts.items():
+        for name, letter in zip(("anna", "bert"), letters, strict=False):
+            why = ("limb_off",) if k == 5 else ()
+            queue.store.append(Decision(f"{k:032x}", name, names[letter], reasons=why))
+    gold = GoldItems(queue.store)
+    found = gold.propose_tutorial("olga")
+    assert [(int(g.fit_id, 16), g.verdict) for g in found] == [
+        (5, "reject"), (0, "accept"), (1, "reject"), (6, "accept"), (7, "accept"),
+    ]  # fmt: skip
+    assert found[0].reasons == ("limb_off",)
+    gold.add(found)
+    assert len(gold.tutorial()) == 5 and gold.propose_tutorial("olga") == []
+
+
 def test_gold_falls_off(make_queue):
     due = [gold_due(n) for n in (1, 10, 100, 1000)]
     assert due == [1, 3, 10, 31]
