@@ -8,7 +8,9 @@ is fitted as carefully as a large one; and hands and face, which have more point
 weighted so that they do not out-vote it on where the body is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from fitting.focal import FocalConfig
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,5 @@ class FitConfig:
     """Fewest points of the body that a person is fitted to."""
     tolerance: float = 1e-5
     """A person is done when an iteration lowers the energy by less than this part of it."""
+    focal: FocalConfig = field(default_factory=FocalConfig)
+    """What is expected of a focal length that nobody knows."""

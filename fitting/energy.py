@@ -23,6 +23,7 @@ from fitting.state import Layout
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
     "shape", "expression", "hands", "jaw", "eyes",
+    "focal", "points_3d", "views", "motion",
 )  # fmt: skip
 
 _NEAREST_M = 0.1  # points closer to the camera than this are projected as if they were here
@@ -39,6 +40,8 @@ class Evidence:
         weights: (B, P) of the squared residuals: confidence squared times the point's own weight.
         focal_px: (B,), center_px: (B, 2).
         unit: (B,) residual units per pixel.
+        focal_free: (B,) 1 where ``focal_px`` is only where the solver starts, 0 where it is known;
+            None if it is known of all.
     """
 
     points_px: Tensor
@@ -46,10 +49,12 @@ class Evidence:
     focal_px: Tensor
     center_px: Tensor
     unit: Tensor
+    focal_free: Tensor | None = None
 
     def take(self, index: Tensor) -> "Evidence":
         """Return some of the persons."""
-        return Evidence(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Evidence(**{k: v if v is None else v[index] for k, v in values.items()})
 
     def points(self, index: Tensor) -> "Evidence":
         """Return some of the points of all persons."""
@@ -163,7 +168,7 @@ class Energy:
         # robust reprojection: Geman-McClure per coordinate, as iteratively reweighted squares
         depth = state.points[..., 2].clamp_min(_NEAREST_M)
         ray = state.points[..., :2] / depth[..., None]
-        scale = (evidence.focal_px * evidence.unit)[:, None]
+        scale = (evidence.focal_px * layout.zoom(x) * evidence.unit)[:, None]
         target = (evidence.points_px - evidence.center_px[:, None]) * evidence.unit[:, None, None]
         residual = scale[..., None] * ray - target
         square = residual.square()
@@ -178,6 +183,9 @@ class Energy:
         rows *= (scale / depth)[..., None, None] * root_weight[..., None]
         pose, shape, transl = sliced_jacobian(self.sliced, state, rows, root_on_manifold=True)
         jacobian = self.columns(pose, shape, transl)
+        if evidence.focal_free is not None and self.size == layout.size:
+            zoom = (scale * evidence.focal_free[:, None])[..., None] * ray * root_weight
+            jacobian[..., layout.log_focal] = zoom.flatten(1)
         weighted = (root_weight * residual).flatten(1)
         gradient = (jacobian.mT @ weighted[..., None])[..., 0]
         matrix = jacobian.mT @ jacobian
@@ -205,7 +213,8 @@ class Energy:
                 flat[..., first : first + 45] @ self.layout.hand_components[i].T
                 for i, first in enumerate((75, 120))
             ]
-            columns += [flat[..., 66:75], *hands, shape[..., num_betas:]]
+            no_focal = torch.zeros_like(flat[..., :1])  # points do not move with the lens
+            columns += [flat[..., 66:75], *hands, shape[..., num_betas:], no_focal]
         return torch.cat(columns, 2)
 
     def _priors(

@@ -15,7 +15,8 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
-from fitting.energy import TERMS, Energy, Evidence
+from fitting.energy import TERMS, Energy, Evidence, Term
+from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
 from fitting.records import FitResult, FitTarget
@@ -231,7 +232,13 @@ class Fitter:
             unit=real(np.ones(len(targets))),
         )
 
-    def _energy(self, sliced: SlicedBody, stage: StageConfig, evidence: Evidence) -> Energy:
+    def _energy(
+        self,
+        sliced: SlicedBody,
+        stage: StageConfig,
+        evidence: Evidence,
+        extra: tuple[Term, ...] = (),
+    ) -> Energy:
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
@@ -244,7 +251,23 @@ class Fitter:
             weight = [part_weight[keypoint_part(name)] for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
-        return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
+        return Energy(
+            sliced, self._layout, self._prior, self._limits, stage, evidence, size, extra=extra
+        )
+
+    def _unknown_focal(
+        self, targets: Sequence[FitTarget], scale: Tensor
+    ) -> tuple[FocalTerm, Tensor]:
+        """Return the term of the focal lengths, and where they start; ``scale`` in px per metre."""
+
+        def real(x) -> Tensor:
+            return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
+
+        sd, expected = real([t.focal_sd for t in targets]), real([t.focal_px for t in targets])
+        start = focal_start(expected, sd, scale, self.config.focal)
+        free = (sd > 0).to(self.dtype)
+        known_sd = torch.where(sd > 0, sd, 1.0)
+        return FocalTerm((start / expected).log(), known_sd, free, self.config.focal), start
 
     def _run(self, energy: Energy, candidates: Tensor, iterations: int) -> _Candidates:
         """Minimise from (B, C, size) states."""
@@ -302,10 +325,12 @@ class Fitter:
             coarse.points_px.new_zeros(1, self._coarse.num_shape),
             coarse.points_px.new_zeros(1, 3),
         ).points[0]
-        person_px = pixels_per_metre(self._coarse, coarse, rest) * _USUAL_STATURE_M
-        unit = 1000 / (_PICTURE_PER_PERSON * person_px)
-        coarse = replace(coarse, unit=unit)
-        fine = replace(self._evidence(targets, self._fine), unit=unit)
+        scale = pixels_per_metre(self._coarse, coarse, rest)
+        unit = 1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale)
+        focal, focal_px = self._unknown_focal(targets, scale)
+        coarse = replace(coarse, unit=unit, focal_px=focal_px)
+        fine = self._evidence(targets, self._fine)
+        fine = replace(fine, unit=unit, focal_px=focal_px, focal_free=focal.free)
 
         x = heading_starts(self._coarse, layout, self._prior, coarse)
         rigid = self._energy(self._coarse, config.coarse[0], coarse)
@@ -327,7 +352,7 @@ class Fitter:
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
         for stage in config.fine:
-            energy = self._energy(self._fine, stage, fine)
+            energy = self._energy(self._fine, stage, fine, (focal,))
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
         final, order = kept.best()
@@ -381,7 +406,8 @@ class Fitter:
         layout = self._layout
         at = energy(x)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
-        focal, center = energy.evidence.focal_px, energy.evidence.center_px
+        focal = energy.evidence.focal_px * layout.zoom(x)
+        center = energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
@@ -421,6 +447,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    focal_px=float(focal[k]),
                 )
             )
         return results

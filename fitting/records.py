@@ -15,12 +15,15 @@ class FitTarget:
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
+        focal_sd: Standard deviation of the focal length's natural logarithm: 0 if it is known, else
+            it is an unknown of the fit, and ``focal_px`` what is expected (fitting.focal).
     """
 
     keypoints_2d: np.ndarray
     focal_px: float
     center_px: np.ndarray
     height_px: float = math.nan
+    focal_sd: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class FitResult:
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
+        focal_px: With which the body is seen as projected_2d; NaN if it is the target's.
     """
 
     params: dict[str, np.ndarray]
@@ -61,3 +65,4 @@ class FitResult:
     iterations: int
     status: str
     reason: str
+    focal_px: float = math.nan
