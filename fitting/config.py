@@ -11,6 +11,7 @@ weighted so that they do not out-vote it on where the body is.
 from dataclasses import dataclass, field
 
 from fitting.focal import FocalConfig
+from fitting.uncertainty import UncertaintyConfig
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,5 @@ class FitConfig:
     """A person is done when an iteration lowers the energy by less than this part of it."""
     focal: FocalConfig = field(default_factory=FocalConfig)
     """What is expected of a focal length that nobody knows."""
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
+    """What the joints' covariances are calibrated by."""

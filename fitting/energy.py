@@ -204,10 +204,10 @@ class Energy:
         """Gather the derivatives by axis-angle and shape into those by the unknowns."""
         num_betas = self.layout.slices["betas"].stop - self.layout.slices["betas"].start
         flat = pose.flatten(2)
-        body = flat[..., :66]
-        if flat.shape[-1] < 66:  # points of a limb: joints after it in the order move none
-            body = torch.nn.functional.pad(flat, (0, 66 - flat.shape[-1]))
-        columns = [body, transl, shape[..., :num_betas]]
+        wanted = 165 if self.size > self.layout.coarse_size else 66
+        if flat.shape[-1] < wanted:  # points of a limb: joints after it in the order move none
+            flat = torch.nn.functional.pad(flat, (0, wanted - flat.shape[-1]))
+        columns = [flat[..., :66], transl, shape[..., :num_betas]]
         if self.size > self.layout.coarse_size:
             hands = [
                 flat[..., first : first + 45] @ self.layout.hand_components[i].T

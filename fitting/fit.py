@@ -13,8 +13,9 @@ from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
-from bodymodel.spec import PARTS, keypoint_part
+from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.covariance import Rivals, joint_covariance, relative_joints
 from fitting.energy import TERMS, Energy, Evidence, Term
 from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
@@ -32,11 +33,13 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.uncertainty import pack_mm2
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
 _CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
+_OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are elsewhere
 _SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
@@ -85,6 +88,7 @@ class _Ending:
     winner: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    rivals: Rivals
 
 
 class Fitter:
@@ -117,6 +121,7 @@ class Fitter:
         self._coarse = slice_body(body, COARSE_POINTS, **options)
         self._fine = slice_body(body, FINE_POINTS, **options)
         self._all = slice_body(body, **options)
+        self._body_joints = slice_body(body, BODY_JOINTS, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
@@ -346,8 +351,9 @@ class Fitter:
         which = self._distinct(found, config.keep)
         kept = found.take(which)
         iterations = iterations.gather(1, which)
+        rivals = None
         if config.limb_flips:
-            kept = self._flip_limbs(kept, coarse)
+            kept, rivals = self._flip_limbs(kept, coarse)
             iterations = iterations + kept.iterations
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
@@ -359,14 +365,27 @@ class Fitter:
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
+            final.x[:, 0],
+            final.converged[:, 0],
+            iterations,
+            winner,
+            start_energies,
+            margin,
+            self._rivals(kept, order, rivals),
         )
         return self._results(targets, energy, ending)
 
-    def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
+    def _flip_limbs(
+        self, kept: _Candidates, coarse: Evidence
+    ) -> tuple[_Candidates, tuple[Tensor, Tensor]]:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
+
+        Returns:
+            The candidates, and what each limb might have done instead: where it would have the
+            body's joints against where it has them, (B, C, limbs, 22, 3), and for which excess of
+            energy, (B, C, limbs).
         """
         layout, stage = self._layout, self.config.flip
         batch, count, size = kept.x.shape
@@ -374,6 +393,7 @@ class Fitter:
         evidence = coarse.take(owner)
         base = kept.x.reshape(-1, size)
         joined = base.clone()
+        runners_up = []
         for limb, sliced in zip(LIMBS, self._limbs, strict=True):
             columns = layout.body_columns(limb.joints)
             energy = replace(self._energy(sliced, stage, evidence), free=columns)
@@ -382,15 +402,55 @@ class Fitter:
             tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
             best, _ = tried.best()
             joined[:, columns] = best.x[:, 0, columns]
+            runners_up.append(self._runner_up(tried))
         energy = self._energy(self._coarse, stage, evidence)
         final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
         best, _ = final.best()
+        shift, excess = (torch.stack(v, 1) for v in zip(*runners_up, strict=True))
         return _Candidates(
             best.x.view(batch, count, size),
             best.energy.view(batch, count),
             best.iterations.view(batch, count) + stage.iterations,
             best.converged.view(batch, count),
+        ), (shift.unflatten(0, (batch, count)), excess.unflatten(0, (batch, count)))
+
+    def _joints(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., 22, 3) the body's joints, the others relative to the pelvis."""
+        flat, layout = x.reshape(-1, x.shape[-1]), self._layout
+        state = sliced_forward(
+            self._body_joints, layout.full_pose(flat), layout.shape(flat), layout.transl(flat)
         )
+        return relative_joints(state.points).view(*x.shape[:-1], -1, 3)
+
+    def _runner_up(self, tried: _Candidates) -> tuple[Tensor, Tensor]:
+        """Of the states that were tried, the best that is another answer than the best.
+
+        Returns:
+            (B, 22, 3) where it has the joints against where the best has them, and (B,) the excess
+            of its energy, infinite if there is none.
+        """
+        _, order = tried.best()
+        joints = self._joints(tried.x)
+        away = joints - joints.gather(1, order[..., None, None].expand(-1, -1, *joints.shape[2:]))
+        excess = tried.energy - tried.energy.gather(1, order)
+        excess = torch.where(away.norm(dim=-1).amax(-1) > _OTHER_ANSWER_M, excess, torch.inf)
+        excess, which = excess.min(1)
+        return away[torch.arange(len(which), device=which.device), which], excess
+
+    def _rivals(
+        self, kept: _Candidates, order: Tensor, limbs: tuple[Tensor, Tensor] | None
+    ) -> Rivals:
+        """Gather the answers that lost against the winner, ``order`` (B, 1)."""
+        person = torch.arange(len(order), device=self.device)
+        winner = order[:, 0]
+        joints = self._joints(kept.x)
+        excess = kept.energy - kept.energy.gather(1, order)
+        excess = torch.where(excess > 0, excess, torch.inf)  # not the winner itself
+        if limbs is not None:
+            shift, more = (values[person, winner] for values in limbs)
+            joints = torch.cat([joints, joints[person, winner][:, None] + shift], 1)
+            excess = torch.cat([excess, more], 1)
+        return Rivals(joints, excess)
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
         """Where the points of a limb stand among those of the coarse stages."""
@@ -410,6 +470,10 @@ class Fitter:
         center = energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
+        covariance = joint_covariance(
+            energy, at.matrix, x, self._body_joints, self.config.uncertainty, ending.rivals
+        )
+        covariance = pack_mm2(covariance.cpu().double().numpy())
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
@@ -448,6 +512,7 @@ class Fitter:
                     status=status,
                     reason=reason,
                     focal_px=float(focal[k]),
+                    joint_covariance_mm2=covariance[k],
                 )
             )
         return results

@@ -49,6 +49,8 @@ class FitResult:
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
         focal_px: With which the body is seen as projected_2d; NaN if it is the target's.
+        joint_covariance_mm2: (22, 6) float32, xx xy xz yy yz zz in camera axes for BODY_JOINTS: of
+            the pelvis's place, and of every other joint's relative to the pelvis. None if unknown.
     """
 
     params: dict[str, np.ndarray]
@@ -66,3 +68,4 @@ class FitResult:
     status: str
     reason: str
     focal_px: float = math.nan
+    joint_covariance_mm2: np.ndarray | None = None
