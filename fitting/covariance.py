@@ -26,6 +26,8 @@ from fitting.uncertainty import UncertaintyConfig
 
 __all__ = ["Rivals", "joint_covariance", "relative_joints"]
 
+_LEVER_M = 0.6  # from the hip to between knee and ankle, or a whole arm
+
 
 @dataclass(frozen=True, eq=False)
 class Rivals:
@@ -105,6 +107,11 @@ def joint_covariance(
     of_shape = energy.stage.w_shape * (betas.mT @ betas)
     covariance = noise * (of_all - of_prior) + config.prior_variance * (of_prior - of_shape)
     covariance = covariance + config.shape_variance * of_shape
+    # bones are rigid: a joint that swings far also comes nearer, which a tangent does not show.
+    # Two angles of variance s^2 at a lever l: trace 2 l^2 s^2, and E[(l t^2 / 2)^2] = 2 l^2 s^4.
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    inward = trace[:, 1:].square() / (2 * _LEVER_M**2)
+    covariance[:, 1:].diagonal(dim1=-2, dim2=-1).add_(inward[..., None])
     if rivals is not None:
         here = relative_joints(state.points)
         share = torch.sigmoid(-rivals.excess / config.rival_temperature)  # (B, R)
