@@ -5,8 +5,8 @@ photos usually have. Only the last is a guess, and may be an unknown of the fit:
 strong the perspective is, the two expectations below say the rest.
 
 *Field of view.* log(focal length / image diagonal) is normal about 0, a 43 mm lens on 35 mm film.
-*Distance.* log(distance / ``FocalConfig.distance_m``) is normal about 0. People are photographed
-from a few metres away. Where a crop shows nothing but one person, the diagonal would put the camera
+*Distance.* log(distance / ``FocalConfig.distance_m``) is normal about 0, narrowly on the near side
+and widely on the far one: people are photographed from a few metres away or more. Where a crop shows nothing but one person, the diagonal would put the camera
 into their face: a person seen with k pixels per metre is focal length / k away. The crop was cut
 out of a larger photo, and its focal length is longer than its diagonal.
 """
@@ -23,12 +23,14 @@ __all__ = ["FocalChoice", "FocalConfig", "choose_focal", "focal_of_fov"]
 class FocalConfig:
     """What is expected of an unknown camera. Standard deviations are of natural logarithms."""
 
-    fov_sd: float = 0.5
-    """Of the focal length over the diagonal: two thirds of photos within a factor of 1.65."""
+    fov_sd: float = 0.6
+    """Of the focal length over the diagonal: two thirds of photos within a factor of 1.8."""
     distance_m: float = 4.0
     """Usual distance of a person."""
-    distance_sd: float = 0.5
-    """Of it: two thirds between 2.4 and 6.6 m."""
+    near_sd: float = 0.4
+    """Of shorter ones: one photo in six from nearer than 2.7 m."""
+    far_sd: float = 1.2
+    """Of longer ones: people in the background are no surprise."""
     weight: float = 25.0
     """Of a squared standard deviation in the energy, as that of the betas in the last stage."""
 

@@ -14,8 +14,8 @@ from fitting.focal import FocalConfig
 class FocalTerm:
     """Expectations of the focal length and the distance (fitting.focal), for those it is free of.
 
-    E = w free [ ((log zoom + offset) / sd)^2 + (log(z / distance) / distance_sd)^2 ], where z is
-    the translation's, close to the pelvis's distance.
+    E = w free [ ((log zoom + offset) / sd)^2 + (log(z / distance) / s)^2 ], where z is the
+    translation's, close to the pelvis's distance, and s is near_sd or far_sd.
 
     Attributes:
         offset: (B,) log(focal length at the start / expected).
@@ -33,9 +33,7 @@ class FocalTerm:
 
     def take(self, index: Tensor) -> "FocalTerm":
         """Return it for some of the persons."""
-        return replace(
-            self, offset=self.offset[index], sd=self.sd[index], free=self.free[index]
-        )
+        return replace(self, offset=self.offset[index], sd=self.sd[index], free=self.free[index])
 
     def add(
         self, energy: Energy, x: Tensor, state: SlicedState, gradient: Tensor, matrix: Tensor
@@ -45,8 +43,10 @@ class FocalTerm:
         weight = config.weight * self.free
         where, depth = layout.log_focal, layout.slices["transl"].stop - 1
         z = x[:, depth].clamp_min(0.05)
-        far = (z / config.distance_m).log() / config.distance_sd
-        slope = 1 / (z * config.distance_sd)
+        far = (z / config.distance_m).log()
+        spread = torch.where(far < 0, config.near_sd, config.far_sd)
+        far = far / spread
+        slope = 1 / (z * spread)
         gradient[:, depth] += weight * far * slope
         matrix[:, depth, depth] += weight * slope.square()
         away = (layout.zoom(x).log() + self.offset) / self.sd
@@ -66,6 +66,6 @@ def focal_start(focal_px: Tensor, sd: Tensor, scale: Tensor, config: FocalConfig
         scale: (B,) pixels per metre of the person.
         config: What is expected of the distance.
     """
-    share = sd.square() / (sd.square() + config.distance_sd**2)
-    at_usual_distance = scale * config.distance_m
-    return focal_px * (at_usual_distance / focal_px) ** share
+    longer = scale * config.distance_m / focal_px  # that is at the usual distance
+    spread = torch.where(longer > 1, config.near_sd, config.far_sd)
+    return focal_px * longer ** (sd.square() / (sd.square() + spread**2))

@@ -22,7 +22,7 @@ from curation.store import StoredImages
 from fitting.overlays import OverlayPool
 from fitting.progress import Progress
 from fitting.records import FitResult, FitTarget
-from fitting.rows import RowMaker, fit_target
+from fitting.rows import RowMaker
 
 __all__ = ["FitLoop", "RunError", "Solver", "Tally", "in_shard"]
 
@@ -208,7 +208,7 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [fit_target(observation, self.rows.focal_px) for observation, _, _ in self._batch]
+        targets = [self.rows.target(observation) for observation, _, _ in self._batch]
         begin = time.perf_counter()
         results = _fit_all(self.solver, targets, is_first=not self.tally.solve_s)
         seconds = time.perf_counter() - begin

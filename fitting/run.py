@@ -56,7 +56,12 @@ class RunConfig:
     gender: Literal["neutral", "female", "male"] = "neutral"
     """Of the body."""
     focal_px: float | None = None
-    """Focal length of all photos in pixels. [EXIF, else the photo's diagonal]"""
+    """Focal length of all photos in pixels. [the data set's, else EXIF's, else fitted]"""
+    fov_deg: float | None = None
+    """The same as an angle of view across the longer side, degrees."""
+    focal: Literal["free", "fixed"] = "free"
+    """Where nobody knows the focal length: free fits it beside the body (the fast solver only),
+    fixed takes the photo's diagonal."""
     init: str = "keypoints"
     """Where fits start: keypoints. (mean, regressor:CKPT and fits:RUN are not there yet.)"""
     device: str = "auto"
@@ -289,6 +294,8 @@ def _make_loop(
             torch_version=torch_version,
             device=device,
             focal_px=config.focal_px,
+            fov_deg=config.fov_deg,
+            focal_sd=config.fit.focal.fov_sd if config.focal == "free" else 0.0,
         ),
         writer=writer,
         stored=stored,
@@ -343,6 +350,10 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     if config.focal_px is not None and not (math.isfinite(config.focal_px) and config.focal_px > 0):
         raise UsageError(f"--focal-px must be positive, got {config.focal_px}")
+    if config.fov_deg is not None and not 0 < config.fov_deg < 170:
+        raise UsageError(f"--fov-deg must be above 0 and below 170, got {config.fov_deg}")
+    if config.focal_px is not None and config.fov_deg is not None:
+        raise UsageError("--focal-px and --fov-deg say the same thing; leave one out")
     if config.run_id is not None:
         try:
             check_run_id(config.run_id)
@@ -359,6 +370,7 @@ def _resolve(config: RunConfig) -> RunConfig:
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
     if config.solver == "lbfgs":
+        config = replace(config, focal="fixed")  # as published
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))
         if body == "smplx":
