@@ -85,3 +85,6 @@ class FitConfig:
     """What is expected of a focal length that nobody knows."""
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     """What the joints' covariances are calibrated by."""
+    w_points_3d: float = 1.0
+    """3D keypoints beside those in the image; at 1 a millimetre costs what it costs as seen in the
+    photo. Exact ones (motion capture) deserve 100."""

@@ -17,8 +17,18 @@ from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
 from fitting.covariance import Rivals, joint_covariance, relative_joints
 from fitting.energy import TERMS, Energy, Evidence, Term
+from fitting.extra import (
+    has_2d,
+    has_extra,
+    points_seen,
+    residual_3d_mm,
+    seen_terms,
+    start_from_points,
+    weighted,
+)
 from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
+from fitting.points3d import Points3DTerm
 from fitting.priors import load_pose_prior
 from fitting.records import FitResult, FitTarget
 from fitting.solver import Solution, minimise
@@ -34,12 +44,14 @@ from fitting.starts import (
 )
 from fitting.state import Layout
 from fitting.uncertainty import pack_mm2
+from fitting.views import ViewsTerm
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
 _CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
 _OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are elsewhere
+_ANY_FOCAL_PX = 1000.0  # of persons who are not seen in a photo
 _SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
@@ -133,7 +145,9 @@ class Fitter:
         size = max(1, len(usable))
         if self.device.type == "cpu":
             size = min(_CPU_CHUNK, math.ceil(size / torch.get_num_threads()))
-        chunks = [usable[k : k + size] for k in range(0, len(usable), size)]
+        # those with more evidence apart: the others need not carry its terms
+        kinds = ([k for k in usable if has_extra(targets[k]) == extra] for extra in (False, True))
+        chunks = [kind[k : k + size] for kind in kinds for k in range(0, len(kind), size)]
         results: dict[int, FitResult] = {}
         for chunk, fitted in zip(chunks, self._fit_chunks(targets, chunks), strict=True):
             results.update(zip(chunk, fitted, strict=True))
@@ -170,22 +184,27 @@ class Fitter:
                 f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
                 f"{points.shape}; Keypoints2D(...).to('fit') gives them"
             )
-        if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-            return f"the focal length is {target.focal_px} px; it must be positive"
-        if not np.isfinite(target.center_px).all():
-            return "the principal point is not a number"
-        used = [
-            name
-            for name, point in zip(FIT_KEYPOINTS, points, strict=True)
-            if name in COARSE_POINTS
-            and np.isfinite(point).all()
-            and point[2] >= self.config.min_confidence
-        ]
+        if target.keypoints_3d is not None:
+            shape = np.asarray(target.keypoints_3d).shape
+            if shape != (len(FIT_KEYPOINTS), 4):
+                raise ValueError(
+                    f"keypoints_3d must be ({len(FIT_KEYPOINTS)}, 4), x y z and confidence in the "
+                    f"'fit' convention, got {shape}"
+                )
+        for view in (target, *target.views) if has_2d(target) or target.views else ():
+            if not (np.isfinite(view.focal_px) and view.focal_px > 0):
+                return f"the focal length is {view.focal_px} px; it must be positive"
+            if not np.isfinite(view.center_px).all():
+                return "the principal point is not a number"
+        seen = points_seen(target, self.config.min_confidence)
+        used = [n for n, ok in zip(FIT_KEYPOINTS, seen, strict=True) if ok and n in COARSE_POINTS]
         if len(used) < self.config.min_points:
             return (
                 f"{len(used)} points of the body are seen, "
                 f"at least {self.config.min_points} are needed"
             )
+        if target.keypoints_3d is not None or target.views:
+            return ""
         spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
@@ -232,8 +251,8 @@ class Fitter:
         return Evidence(
             points_px=real(points[..., :2]),
             weights=real(points[..., 2] ** 2 * own),
-            focal_px=real([t.focal_px for t in targets]),
-            center_px=real(np.stack([t.center_px for t in targets])),
+            focal_px=real([t.focal_px if has_2d(t) or t.views else _ANY_FOCAL_PX for t in targets]),
+            center_px=real(np.nan_to_num(np.stack([t.center_px for t in targets]))),
             unit=real(np.ones(len(targets))),
         )
 
@@ -242,8 +261,18 @@ class Fitter:
         sliced: SlicedBody,
         stage: StageConfig,
         evidence: Evidence,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
         extra: tuple[Term, ...] = (),
     ) -> Energy:
+        """Return a stage's energy.
+
+        Args:
+            sliced: The points.
+            stage: The weights.
+            evidence: The photo.
+            seen: Further evidence of these points; their parts' weights are the photo's.
+            extra: Other terms.
+        """
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
@@ -256,6 +285,8 @@ class Fitter:
             weight = [part_weight[keypoint_part(name)] for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
+            seen = weighted(seen, weight)
+        extra = (*seen, *extra)
         return Energy(
             sliced, self._layout, self._prior, self._limits, stage, evidence, size, extra=extra
         )
@@ -268,7 +299,8 @@ class Fitter:
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
 
-        sd, expected = real([t.focal_sd for t in targets]), real([t.focal_px for t in targets])
+        sd = real([t.focal_sd if has_2d(t) and not t.views else 0 for t in targets])
+        expected = real([t.focal_px if has_2d(t) or t.views else _ANY_FOCAL_PX for t in targets])
         start = focal_start(expected, sd, scale, self.config.focal)
         free = (sd > 0).to(self.dtype)
         known_sd = torch.where(sd > 0, sd, 1.0)
@@ -336,29 +368,35 @@ class Fitter:
         coarse = replace(coarse, unit=unit, focal_px=focal_px)
         fine = self._evidence(targets, self._fine)
         fine = replace(fine, unit=unit, focal_px=focal_px, focal_free=focal.free)
+        seen = fine_seen = ()
+        if any(has_extra(target) for target in targets):
+            seen = seen_terms(targets, self._coarse, config, unit)
+            fine_seen = seen_terms(targets, self._fine, config, unit)
 
         x = heading_starts(self._coarse, layout, self._prior, coarse)
-        rigid = self._energy(self._coarse, config.coarse[0], coarse)
+        if seen:
+            x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
+        rigid = self._energy(self._coarse, config.coarse[0], coarse, seen)
         rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
         found = self._run(rigid, x, _RIGID_ITERATIONS)
         iterations = found.iterations
         for stage in config.coarse:
-            energy = self._energy(self._coarse, stage, coarse)
+            energy = self._energy(self._coarse, stage, coarse, seen)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
         # All starts are compared by one energy, so that the margin between them means something.
-        found = self._measure(self._energy(self._coarse, config.flip, coarse), found.x)
+        found = self._measure(self._energy(self._coarse, config.flip, coarse, seen), found.x)
         which = self._distinct(found, config.keep)
         kept = found.take(which)
         iterations = iterations.gather(1, which)
         rivals = None
         if config.limb_flips:
-            kept, rivals = self._flip_limbs(kept, coarse)
+            kept, rivals = self._flip_limbs(kept, coarse, seen)
             iterations = iterations + kept.iterations
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
         for stage in config.fine:
-            energy = self._energy(self._fine, stage, fine, (focal,))
+            energy = self._energy(self._fine, stage, fine, fine_seen, (focal,))
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
         final, order = kept.best()
@@ -376,7 +414,10 @@ class Fitter:
         return self._results(targets, energy, ending)
 
     def _flip_limbs(
-        self, kept: _Candidates, coarse: Evidence
+        self,
+        kept: _Candidates,
+        coarse: Evidence,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
     ) -> tuple[_Candidates, tuple[Tensor, Tensor]]:
         """Turn every limb over in depth, alone and then together where it helped.
 
@@ -391,19 +432,22 @@ class Fitter:
         batch, count, size = kept.x.shape
         owner = torch.arange(batch, device=self.device).repeat_interleave(count)
         evidence = coarse.take(owner)
+        seen = tuple(term.take(owner) for term in seen)
         base = kept.x.reshape(-1, size)
         joined = base.clone()
         runners_up = []
         for limb, sliced in zip(LIMBS, self._limbs, strict=True):
             columns = layout.body_columns(limb.joints)
-            energy = replace(self._energy(sliced, stage, evidence), free=columns)
-            energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
+            points = self._limb_points(sliced)
+            here = tuple(term.at(points) for term in seen)
+            energy = self._energy(sliced, stage, evidence.points(points), here)
+            energy = replace(energy, free=columns)
             flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
             tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
             best, _ = tried.best()
             joined[:, columns] = best.x[:, 0, columns]
             runners_up.append(self._runner_up(tried))
-        energy = self._energy(self._coarse, stage, evidence)
+        energy = self._energy(self._coarse, stage, evidence, seen)
         final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
         best, _ = final.best()
         shift, excess = (torch.stack(v, 1) for v in zip(*runners_up, strict=True))
@@ -476,15 +520,18 @@ class Fitter:
         covariance = pack_mm2(covariance.cpu().double().numpy())
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
+        places = state.points.cpu().double().numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
         parts = np.array([keypoint_part(name) for name in FIT_KEYPOINTS])
         results = []
         for k, target in enumerate(targets):
             projected = np.full((len(FIT_KEYPOINTS), 2), np.nan, np.float32)
-            projected[rows] = pixels[k]
+            if has_2d(target) or target.views:
+                projected[rows] = pixels[k]
             points = target.keypoints_2d
             distance = np.linalg.norm(projected - points[:, :2], axis=-1)
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
+            is_seen = has_2d(target) or bool(target.views)
             used = residual[points[:, 2] >= self.config.min_confidence]
             used_parts = parts[points[:, 2] >= self.config.min_confidence]
             terms = at.terms[k].tolist()
@@ -501,7 +548,7 @@ class Fitter:
                     projected_2d=projected,
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
-                    person_height_px=float(tall[k]),
+                    person_height_px=float(tall[k]) if is_seen else float("nan"),
                     energy=dict(zip(TERMS, terms, strict=True)),
                     energy_total=float(at.energy[k]),
                     starts=tuple(name for name, _ in HEADINGS),
@@ -511,8 +558,9 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
-                    focal_px=float(focal[k]),
+                    focal_px=float(focal[k]) if is_seen else float("nan"),
                     joint_covariance_mm2=covariance[k],
+                    residual_3d_mm=residual_3d_mm(target, rows, places[k]),
                 )
             )
         return results

@@ -6,9 +6,10 @@ strong the perspective is, the two expectations below say the rest.
 
 *Field of view.* log(focal length / image diagonal) is normal about 0, a 43 mm lens on 35 mm film.
 *Distance.* log(distance / ``FocalConfig.distance_m``) is normal about 0, narrowly on the near side
-and widely on the far one: people are photographed from a few metres away or more. Where a crop shows nothing but one person, the diagonal would put the camera
-into their face: a person seen with k pixels per metre is focal length / k away. The crop was cut
-out of a larger photo, and its focal length is longer than its diagonal.
+and widely on the far one: people are photographed from a few metres away or more. Where a crop
+shows nothing but one person, the diagonal would put the camera into their face: a person seen with
+k pixels per metre is focal length / k away. The crop was cut out of a larger photo, and its focal
+length is longer than its diagonal.
 """
 
 import math
