@@ -86,6 +86,8 @@ class PersonObservation:
         reason: One plain sentence when status is not "ok".
         truth: As in LabelledPerson.
         camera: As in Sample.
+        oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
+            either is missing.
     """
 
     image_id: str
@@ -105,3 +107,4 @@ class PersonObservation:
     reason: str = ""
     truth: dict[str, np.ndarray] | None = None
     camera: KnownCamera | None = None
+    oks_detection: float = float("nan")

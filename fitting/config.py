@@ -9,6 +9,7 @@ weighted so that they do not out-vote it on where the body is.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fitting.focal import FocalConfig
 from fitting.uncertainty import UncertaintyConfig
@@ -71,6 +72,17 @@ class FitConfig:
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
+    interpenetration: Literal["off", "measure", "on"] = "on"
+    """on: measure how far each body goes through itself, and push apart what does; measure: only
+    measure; off: neither."""
+    w_penetration: float = 5.0
+    """Squared depth (cm) of parts inside each other, times the area (cm^2) that is."""
+    penetration_rounds: int = 4
+    """Most times that parts are looked for which are inside each other, and pushed apart."""
+    penetration_iterations: int = 6
+    """Most iterations of each time."""
+    penetration_mm: float = 3.0
+    """Bodies are pushed apart that go deeper than this: skin gives way."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2

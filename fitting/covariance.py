@@ -96,7 +96,10 @@ def joint_covariance(
 
     blind = replace(energy.evidence, weights=torch.zeros_like(energy.evidence.weights))
     prior = replace(energy, evidence=blind)(x).matrix
-    factor, failed = torch.linalg.cholesky_ex(matrix)
+    lens = torch.zeros_like(matrix[0])
+    lens[layout.log_focal, layout.log_focal] = 1  # empty where the focal length is known
+    known = matrix[:, layout.log_focal, layout.log_focal] <= 0
+    factor, failed = torch.linalg.cholesky_ex(matrix + known[:, None, None] * lens)
     spread = torch.cholesky_solve(jacobian.mT, factor)  # (B, F, 3 J), A^-1 J^T
     by_joint = spread.view(batch, -1, count, 3).transpose(1, 2)  # (B, J, F, 3)
     of_all = jacobian.view(batch, count, 3, -1) @ by_joint

@@ -15,6 +15,7 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.covariance import Rivals, joint_covariance, relative_joints
 from fitting.energy import TERMS, Energy, Evidence, Term
 from fitting.extra import (
@@ -30,7 +31,7 @@ from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
 from fitting.points3d import Points3DTerm
 from fitting.priors import load_pose_prior
-from fitting.records import FitResult, FitTarget
+from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -100,6 +101,7 @@ class _Ending:
     winner: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
     rivals: Rivals
 
 
@@ -138,6 +140,10 @@ class Fitter:
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
+        self._rigid_columns = self._layout.columns("global_orient", "transl")
+        self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -368,6 +374,7 @@ class Fitter:
         coarse = replace(coarse, unit=unit, focal_px=focal_px)
         fine = self._evidence(targets, self._fine)
         fine = replace(fine, unit=unit, focal_px=focal_px, focal_free=focal.free)
+        lens = (focal,) if bool(focal.free.any()) else ()
         seen = fine_seen = ()
         if any(has_extra(target) for target in targets):
             seen = seen_terms(targets, self._coarse, config, unit)
@@ -377,7 +384,7 @@ class Fitter:
         if seen:
             x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
         rigid = self._energy(self._coarse, config.coarse[0], coarse, seen)
-        rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
+        rigid = replace(rigid, free=self._rigid_columns)
         found = self._run(rigid, x, _RIGID_ITERATIONS)
         iterations = found.iterations
         for stage in config.coarse:
@@ -396,22 +403,48 @@ class Fitter:
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
         for stage in config.fine:
-            energy = self._energy(self._fine, stage, fine, fine_seen, (focal,))
+            energy = self._energy(self._fine, stage, fine, fine_seen, lens)
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0],
+            apart.x[:, 0],
             final.converged[:, 0],
-            iterations,
+            iterations + apart.iterations[:, 0],
             winner,
             start_energies,
             margin,
+            penetration,
             self._rivals(kept, order, rivals),
         )
         return self._results(targets, energy, ending)
+
+    def _separate(
+        self, energy: Energy, final: _Candidates
+    ) -> tuple[_Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, spent = len(x), torch.zeros_like(final.iterations)
+        if self._contacts is None:
+            return replace(final, iterations=spent), [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout.params(x))
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        for _ in range(rounds):
+            deep = found.person[1000 * found.depth > config.penetration_mm]
+            who = torch.unique(deep)
+            if not len(who):
+                break
+            term = self._contacts.term(found, who, config.w_penetration)
+            moved = energy.take(who)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, x[who, None], config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            spent[who] += solved.iterations
+            found = self._contacts.find(self._layout.params(x))
+        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
 
     def _flip_limbs(
         self,
@@ -436,8 +469,7 @@ class Fitter:
         base = kept.x.reshape(-1, size)
         joined = base.clone()
         runners_up = []
-        for limb, sliced in zip(LIMBS, self._limbs, strict=True):
-            columns = layout.body_columns(limb.joints)
+        for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
             points = self._limb_points(sliced)
             here = tuple(term.at(points) for term in seen)
             energy = self._energy(sliced, stage, evidence.points(points), here)
@@ -508,14 +540,15 @@ class Fitter:
     ) -> list[FitResult]:
         x = ending.x
         layout = self._layout
-        at = energy(x)
+        terms = energy.terms(x)
+        total = terms.sum(1)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
         focal = energy.evidence.focal_px * layout.zoom(x)
         center = energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
         covariance = joint_covariance(
-            energy, at.matrix, x, self._body_joints, self.config.uncertainty, ending.rivals
+            energy, energy(x).matrix, x, self._body_joints, self.config.uncertainty, ending.rivals
         )
         covariance = pack_mm2(covariance.cpu().double().numpy())
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
@@ -534,9 +567,8 @@ class Fitter:
             is_seen = has_2d(target) or bool(target.views)
             used = residual[points[:, 2] >= self.config.min_confidence]
             used_parts = parts[points[:, 2] >= self.config.min_confidence]
-            terms = at.terms[k].tolist()
             status, reason = "ok", ""
-            if not (torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k])):
+            if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"
             elif not ending.converged[k]:
                 limit = self.config.fine[-1].iterations
@@ -549,8 +581,8 @@ class Fitter:
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
                     person_height_px=float(tall[k]) if is_seen else float("nan"),
-                    energy=dict(zip(TERMS, terms, strict=True)),
-                    energy_total=float(at.energy[k]),
+                    energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
+                    energy_total=float(total[k]),
                     starts=tuple(name for name, _ in HEADINGS),
                     start_energies=ending.start_energies[k].cpu().float().numpy(),
                     start_margin=float(ending.start_margin[k]),
@@ -558,6 +590,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                     focal_px=float(focal[k]) if is_seen else float("nan"),
                     joint_covariance_mm2=covariance[k],
                     residual_3d_mm=residual_3d_mm(target, rows, places[k]),

@@ -52,8 +52,7 @@ class FocalTerm:
         away = (layout.zoom(x).log() + self.offset) / self.sd
         if energy.size == layout.size:
             gradient[:, where] += weight * away / self.sd
-            # where it is known its column is empty: any stiffness keeps it where it is
-            matrix[:, where, where] += torch.where(self.free > 0, weight / self.sd.square(), 1.0)
+            matrix[:, where, where] += weight / self.sd.square()
         return weight * (away.square() + far.square())
 
 

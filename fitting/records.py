@@ -61,6 +61,22 @@ class FitTarget:
     frame: int = 0
 
 
+@dataclass(frozen=True)
+class SelfPenetration:
+    """How far a body goes through itself, neighbouring parts not counted.
+
+    Attributes:
+        depth_mm: Of the vertex that is deepest inside another part, 0 if none is; NaN if not
+            measured.
+        area_cm2: Of the surface that is inside other parts.
+        parts: Pairs of bodymodel.parts.REGIONS, ``left_hand+trunk``; the deepest first.
+    """
+
+    depth_mm: float = math.nan
+    area_cm2: float = math.nan
+    parts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class FitResult:
     """One person's fit, in the camera frame (OpenCV axes: x right, y down, z forward).
@@ -83,6 +99,7 @@ class FitResult:
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
+        self_penetration: Measured on the whole mesh.
         focal_px: With which the body is seen as projected_2d; NaN if it is the target's.
         joint_covariance_mm2: (22, 6) float32, xx xy xz yy yz zz in camera axes for BODY_JOINTS: of
             the pelvis's place, and of every other joint's relative to the pelvis. None if unknown.
@@ -104,6 +121,7 @@ class FitResult:
     iterations: int
     status: str
     reason: str
+    self_penetration: SelfPenetration = SelfPenetration()
     focal_px: float = math.nan
     joint_covariance_mm2: np.ndarray | None = None
     residual_3d_mm: np.ndarray | None = None

@@ -163,4 +163,4 @@ def test_wrong_shapes_are_said(fitter, people):
         fitter.fit([replace(people[0][0], keypoints_3d=np.zeros((22, 4)))])
     bad = replace(with_views(people)[0], focal_px=float("nan"))
     assert "focal length" in fitter.fit([bad])[0].reason
-    assert FOCAL_PX == people[0][0].focal_px
+    assert people[0][0].focal_px == FOCAL_PX
