@@ -11,6 +11,7 @@ weighted so that they do not out-vote it on where the body is.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fitting.clip_config import ClipConfig
 from fitting.focal import FocalConfig
 from fitting.uncertainty import UncertaintyConfig
 
@@ -100,3 +101,5 @@ class FitConfig:
     w_points_3d: float = 1.0
     """3D keypoints beside those in the image; at 1 a millimetre costs what it costs as seen in the
     photo. Exact ones (motion capture) deserve 100."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    """How frames of a clip are tied together."""

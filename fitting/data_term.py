@@ -210,7 +210,7 @@ def data_quadratic(
         zoom: (B,) what the focal lengths are multiplied by.
     """
     seen = _look(evidence, state, robust_px, zoom)
-    batch, num_points = seen.depth.shape
+    batch = len(seen.depth)
     weights = evidence.weights[..., None]
     energy = (weights * seen.square * seen.inlier).flatten(1).sum(1)
     # as iteratively reweighted squares

@@ -14,6 +14,7 @@ from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
+from fitting.clip import choose_path, minimise_clip, motion_matrix
 from fitting.config import FitConfig, StageConfig
 from fitting.contacts import BodyContacts
 from fitting.covariance import Rivals, joint_covariance, relative_joints
@@ -53,6 +54,7 @@ _RIGID_ITERATIONS = 10
 _CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
 _OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are elsewhere
 _ANY_FOCAL_PX = 1000.0  # of persons who are not seen in a photo
+_FOLLOW_ITERATIONS = 10  # from the answer of a frame to that of the next
 _SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
@@ -105,6 +107,52 @@ class _Ending:
     rivals: Rivals
 
 
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What competes in the end.
+
+    Attributes:
+        energy: Of the last stage.
+        kept: (B, K) answers.
+        iterations: (B, K) spent on them.
+        which: (B, K) from which of the starts they came.
+        start_energies: (B, starts).
+        margin: (B,) of the best against the best that faces another way.
+        limbs: See Fitter._flip_limbs; None if limbs were not turned over.
+    """
+
+    energy: Energy
+    kept: _Candidates
+    iterations: Tensor
+    which: Tensor
+    start_energies: Tensor
+    margin: Tensor
+    limbs: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def join(cls, parts: "Sequence[_Search]") -> "_Search":
+        """Put batches after one another; the energy keeps its evidence, but no further terms."""
+
+        def cat(values: "Sequence[Tensor | None]") -> Tensor | None:
+            return None if values[0] is None else torch.cat(values)
+
+        evidence = [vars(part.energy.evidence) for part in parts]
+        joined = Evidence(**{k: cat([e[k] for e in evidence]) for k in evidence[0]})
+        kept = [vars(part.kept) for part in parts]
+        limbs = None
+        if parts[0].limbs is not None:
+            limbs = tuple(torch.cat([part.limbs[k] for part in parts]) for k in range(2))
+        return cls(
+            replace(parts[0].energy, evidence=joined, extra=()),
+            _Candidates(**{k: torch.cat([c[k] for c in kept]) for k in kept[0]}),
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("iterations", "which", "start_energies", "margin")
+            ),
+            limbs,
+        )
+
+
 class Fitter:
     """Fits bodies to keypoints; make one and give it batches.
 
@@ -152,15 +200,34 @@ class Fitter:
         if self.device.type == "cpu":
             size = min(_CPU_CHUNK, math.ceil(size / torch.get_num_threads()))
         # those with more evidence apart: the others need not carry its terms
-        kinds = ([k for k in usable if has_extra(targets[k]) == extra] for extra in (False, True))
+        single = [k for k in usable if not targets[k].clip]
+        kinds = ([k for k in single if has_extra(targets[k]) == extra] for extra in (False, True))
         chunks = [kind[k : k + size] for kind in kinds for k in range(0, len(kind), size)]
         results: dict[int, FitResult] = {}
+        for clip in self._clips(targets, usable):
+            fitted = self._fit_clip([targets[k] for k in clip])
+            results.update(zip(clip, fitted, strict=True))
         for chunk, fitted in zip(chunks, self._fit_chunks(targets, chunks), strict=True):
             results.update(zip(chunk, fitted, strict=True))
         return [
             results[k] if k in results else self._refused(target, self._problem(target))
             for k, target in enumerate(targets)
         ]
+
+    def _clips(self, targets: Sequence[FitTarget], usable: list[int]) -> list[list[int]]:
+        """Return the targets of each clip, in the order of their frames."""
+        clips: dict[str, list[int]] = {}
+        for k in usable:
+            if targets[k].clip:
+                clips.setdefault(targets[k].clip, []).append(k)
+        for name, members in clips.items():
+            members.sort(key=lambda k: targets[k].frame)
+            frames = [targets[k].frame for k in members]
+            if len(set(frames)) < len(frames):
+                raise ValueError(
+                    f"clip {name!r} has a frame number twice; a clip is one person in one camera"
+                )
+        return list(clips.values())
 
     def _fit_chunks(
         self, targets: Sequence[FitTarget], chunks: list[list[int]]
@@ -359,7 +426,8 @@ class Fitter:
         margin = other / best.energy[:, 0] - 1
         return torch.where(torch.isinf(margin), torch.nan, margin)
 
-    def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+    def _search(self, targets: Sequence[FitTarget]) -> _Search:
+        """Find the answers of each person that compete in the end."""
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
         rest = sliced_forward(
@@ -406,24 +474,113 @@ class Fitter:
             energy = self._energy(self._fine, stage, fine, fine_seen, lens)
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
-        final, order = kept.best()
-        winner = which.gather(1, order)[:, 0]
-        iterations = iterations.gather(1, order)[:, 0]
-        apart, penetration = self._separate(energy, final)
+        return _Search(energy, kept, iterations, which, start_energies, margin, rivals)
+
+    def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        search = self._search(targets)
+        final, order = search.kept.best()
+        iterations = search.iterations.gather(1, order)[:, 0]
+        return self._end(targets, search, search.energy, final, order, iterations)
+
+    def _end(
+        self,
+        targets: Sequence[FitTarget],
+        search: _Search,
+        energy: Energy,
+        final: _Candidates,
+        order: Tensor,
+        iterations: Tensor,
+    ) -> list[FitResult]:
+        """Make the results of (B, 1) answers, which the search had at the places ``order``."""
+        is_clip = bool(targets[0].clip)  # what is pushed apart frame by frame would jitter
+        apart, penetration = self._separate(energy, final, measure_only=is_clip)
         ending = _Ending(
             apart.x[:, 0],
             final.converged[:, 0],
             iterations + apart.iterations[:, 0],
-            winner,
-            start_energies,
-            margin,
+            search.which.gather(1, order)[:, 0],
+            search.start_energies,
+            search.margin,
             penetration,
-            self._rivals(kept, order, rivals),
+            self._rivals(search.kept, order, search.limbs),
         )
         return self._results(targets, energy, ending)
 
+    def _fit_clip(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        """Fit frames of one person together; the targets are in the order of their frames."""
+        chunks = [targets[k : k + _CPU_CHUNK] for k in range(0, len(targets), _CPU_CHUNK)]
+        search = _Search.join([self._search(chunk) for chunk in chunks])
+        alone, order = search.kept.best()
+        frames, count = [t.frame for t in targets], len(targets)
+        energy = self._clip_energy(targets, search, alone.x[:, 0])
+        kept = search.kept.x.clone()
+        kept[..., self._layout.log_focal] += (
+            search.energy.evidence.focal_px / energy.evidence.focal_px
+        ).log()[:, None]
+        # what the frames before and after think may be the better answer here
+        near = torch.arange(count, device=self.device)
+        before, after = (near - 1).clamp_min(0), (near + 1).clamp_max(count - 1)
+        best = kept[near, order[:, 0]]
+        tried = self._run(energy, torch.stack([best[before], best[after]], 1), _FOLLOW_ITERATIONS)
+        x = torch.cat([kept, tried.x], 1)
+        energies = torch.cat([self._measure(energy, kept).energy, tried.energy], 1)
+        path = choose_path(energies, self._joints(x), frames, self.config.clip)
+        x = x[near, path]
+
+        shared = self._layout.columns("betas").tolist()
+        if energy.evidence.focal_free is not None and bool(energy.evidence.focal_free.any()):
+            shared.append(self._layout.log_focal)
+        shared = torch.tensor(shared, device=self.device)
+        x[:, shared] = x[:, shared].mean(0)
+        local = torch.ones(self._layout.size, dtype=torch.bool, device=self.device)
+        local[shared] = local[self._layout.log_focal] = False
+        local = torch.nonzero(local)[:, 0]
+        settled = self._run(replace(energy, free=local), x[:, None], _FOLLOW_ITERATIONS)
+        motion = motion_matrix(frames, self.config.clip.longest_gap)
+        solution = minimise_clip(
+            energy, settled.x[:, 0], self._body_joints, motion, shared, self.config.clip
+        )
+        converged = torch.full_like(alone.converged, solution.converged)
+        final = _Candidates(solution.x[:, None], alone.energy, alone.iterations, converged)
+        order = torch.where(path[:, None] < search.kept.x.shape[1], path[:, None], order)
+        iterations = search.iterations.gather(1, order)[:, 0] + solution.iterations
+        results = self._end(targets, search, energy, final, order, iterations)
+        if not solution.converged:
+            limit = self.config.clip.iterations
+            reason = f"the clip's energy still fell after {limit} iterations of all frames"
+            results = [replace(r, reason=reason) if r.reason else r for r in results]
+        return results
+
+    def _clip_energy(self, targets: Sequence[FitTarget], search: _Search, x: Tensor) -> Energy:
+        """Return the last stage's energy of all frames, with one focal length to start from.
+
+        What is expected of shape and lens weighs in every frame, as alone: frames that follow each
+        other err alike, and hardly say more of the shape than one.
+
+        Args:
+            targets: The frames.
+            search: What was found frame by frame.
+            x: (T, size) its best answers.
+        """
+        evidence = search.energy.evidence
+        stage = self.config.fine[-1]
+        lens: tuple[Term, ...] = ()
+        if evidence.focal_free is not None and bool((evidence.focal_free > 0).any()):
+            found = (evidence.focal_px * self._layout.zoom(x)).log().median().exp()
+            expected = evidence.points_px.new_tensor([t.focal_px for t in targets])
+            sd = evidence.points_px.new_tensor([max(t.focal_sd, 1e-3) for t in targets])
+            offset = (found / expected).log()
+            lens = (FocalTerm(offset, sd, evidence.focal_free, self.config.focal),)
+            evidence = replace(evidence, focal_px=found.expand(len(targets)).contiguous())
+        own = self._evidence(targets, self._fine)
+        evidence = replace(evidence, weights=own.weights)  # without the weights of the parts
+        seen = ()
+        if any(has_extra(target) for target in targets):
+            seen = seen_terms(targets, self._fine, self.config, evidence.unit)
+        return self._energy(self._fine, stage, evidence, seen, lens)
+
     def _separate(
-        self, energy: Energy, final: _Candidates
+        self, energy: Energy, final: _Candidates, measure_only: bool = False
     ) -> tuple[_Candidates, list[SelfPenetration]]:
         """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
         config, x = self.config, final.x[:, 0].clone()
@@ -431,7 +588,9 @@ class Fitter:
         if self._contacts is None:
             return replace(final, iterations=spent), [SelfPenetration()] * batch
         found = self._contacts.find(self._layout.params(x))
-        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        rounds = (
+            config.penetration_rounds if config.interpenetration == "on" and not measure_only else 0
+        )
         for _ in range(rounds):
             deep = found.person[1000 * found.depth > config.penetration_mm]
             who = torch.unique(deep)
