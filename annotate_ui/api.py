@@ -24,6 +24,7 @@ from curation.decisions import (
     Decision,
     DecisionError,
 )
+from curation.gold import GoldItem
 from curation.queue import Judgement, Lease, LeaseError
 
 __all__ = ["make_router"]
@@ -71,6 +72,14 @@ class PracticeRequest(_Body):
 
     number: int = Field(ge=0, lt=100)
     verdict: Literal["accept", "reject", "unsure"]
+
+
+class GoldRequest(_Body):
+    """Makes an item of one's history a gold item."""
+
+    lease: str = _ID
+    note: str = Field(default="", max_length=MAX_COMMENT)
+    in_tutorial: bool = False
 
 
 class SettingsRequest(_Body):
@@ -225,6 +234,27 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
             "note": gold.note,
         }
 
+    @router.post("/gold")
+    def make_gold(request: Request, body: GoldRequest) -> Response:
+        person = person_of(request)
+        if not person.may("owner"):
+            refusals.log("page_refused", person.name, client_address(request), path="gold")
+            return JSONResponse({"error": "only an owner makes gold items"}, 403)
+        lease = review.queue.lease(body.lease, person.name)
+        own = [d for d in review.decisions.current([lease.fit_id]) if d.annotator == person.name]
+        if not own:
+            raise DecisionError("judge it first: a gold item has your verdict")
+        gold = GoldItem(
+            fit_id=lease.fit_id,
+            verdict=own[0].verdict,
+            reasons=own[0].reasons,
+            note=body.note,
+            in_tutorial=body.in_tutorial,
+            created_by=person.name,
+        )
+        review.gold.add([gold])
+        return JSONResponse({})
+
     @router.post("/seen")
     def seen(request: Request, body: SeenRequest) -> dict[str, Any]:
         name = person_of(request).name
@@ -259,20 +289,12 @@ async def _picture(review: Review, fit_id: str, name: str) -> Response:
     item = review.index.items.get(fit_id)
     if item is None:
         raise LeaseError("this fit is not in the store any more")
-    path = review.pictures.path(item.run_id, fit_id, name)
-    if not path.exists():
-        work = await asyncio.to_thread(
-            review.pictures.want, item.run_id, fit_id, mesh=name == "mesh.glb"
-        )
-        if work is not None:
-            # The work is shared: a reader who goes away must not cancel it.
-            await asyncio.wait([asyncio.wrap_future(work)], timeout=_WAIT_SECONDS)
-    try:
-        if not path.stat().st_size:
-            return Response(status_code=404)
-    except OSError:
+    path = await review.pictures.wait(item.run_id, fit_id, name, _WAIT_SECONDS)
+    if path is None:
         why = review.pictures.problem(fit_id) or "the picture is being drawn"
         return JSONResponse({"error": why}, 503, {"retry-after": "2"})
+    if not path.stat().st_size:  # a part that the photo does not show
+        return Response(status_code=404)
     # What lies at a name may be drawn anew, so the browser asks again after a while.
     return FileResponse(
         path,

@@ -43,14 +43,8 @@ def judge_page(review: Review, base: str) -> "gr.Blocks":
             item = review.index.items[lease.fit_id]
         except (DecisionError, KeyError):
             raise gr.Error("This item is not yours.") from None
-        path = review.pictures.path(item.run_id, item.fit_id, "mesh.glb")
-        if not path.exists():
-            work = await asyncio.to_thread(
-                review.pictures.want, item.run_id, item.fit_id, mesh=True
-            )
-            if work is not None:
-                await asyncio.wait([asyncio.wrap_future(work)], timeout=30)
-        if not path.exists():
+        path = await review.pictures.wait(item.run_id, item.fit_id, "mesh.glb", 30.0)
+        if path is None:
             raise gr.Error(review.pictures.problem(item.fit_id) or "The mesh could not be made.")
         # The guard lets a person have the file of this name if the lease in it is theirs.
         copy = folder / f"{lease.lease_id}.glb"

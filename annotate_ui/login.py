@@ -1,6 +1,7 @@
 """The log-in page, log-out, and a new password. Plain HTML: it works before anything else."""
 
 import html
+import re
 from importlib import resources
 from urllib.parse import parse_qs
 
@@ -21,6 +22,9 @@ _STATIC = {
     "judge.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+
+
+_GUIDE = re.compile(r"guide-[a-z_]+\.jpg")
 
 
 def make_login_router(review: Review, base: str) -> APIRouter:
@@ -131,10 +135,12 @@ def make_login_router(review: Review, base: str) -> APIRouter:
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:
-        if name not in _STATIC:
+        media_type = _STATIC.get(name, "image/jpeg" if _GUIDE.fullmatch(name) else "")
+        file = resources.files("annotate_ui").joinpath("data", name)
+        if not media_type or not file.is_file():
             return JSONResponse({"error": "no such file"}, 404)
-        data = resources.files("annotate_ui").joinpath("data", name).read_bytes()
-        return Response(data, media_type=_STATIC[name], headers={"cache-control": "no-cache"})
+        cache = {"cache-control": "public, max-age=86400"}  # addresses name the version
+        return Response(file.read_bytes(), media_type=media_type, headers=cache)
 
     @router.get("/favicon.ico")
     def icon() -> Response:

@@ -5,6 +5,7 @@ face and hands enlarged, the keypoints in the picture's coordinates, the mesh) i
 process, ahead of the person who will look at it, and kept in the same cache.
 """
 
+import asyncio
 import contextlib
 import functools
 import io
@@ -315,6 +316,19 @@ class PictureMaker:
             self._pending[key] = future
         future.add_done_callback(functools.partial(self._done, key))
         return future
+
+    async def wait(self, run_id: str, fit_id: str, name: str, seconds: float) -> Path | None:
+        """Return the path of a file, drawn if it is missing; None if that fails or takes longer."""
+        path = self.path(run_id, fit_id, name)
+        if not path.exists():
+            mesh = name == "mesh.glb"
+            work = await asyncio.to_thread(self.want, run_id, fit_id, mesh=mesh)
+            if work is not None:
+                # Shared: a reader who goes away must not cancel it.
+                waiting = asyncio.wrap_future(work)
+                waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.wait([waiting], timeout=seconds)
+        return path if path.exists() else None
 
     def _done(self, key: tuple[str, bool], future: Future) -> None:
         with self._lock:

@@ -99,6 +99,7 @@ class Review:
         decisions = DecisionStore(database or default_url(store.root))
         queue = ReviewQueue(decisions, settings)
         queue.add_items((i.fit_id, i.run_id, i.dataset) for i in index.items.values())
+        queue.heed()
         if load_body is None:
             config = store.run_record(chosen[-1]).get("config", {})
             source = body or str(config.get("body", "open"))

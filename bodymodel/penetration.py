@@ -5,7 +5,8 @@ six rays through a grid tell which of those are inside, and the nearest face of 
 them says how deep. All persons at once, on any device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ _TURN = (
     (0.8045, -0.5059, 0.3106),
     (0.5835, 0.7747, -0.2436),
     (-0.1174, 0.3772, 0.9187),
+)
+
+# Boxes have 14 sides: limbs lie askew, and fewer strangers are in a box cut off at its corners.
+_SLABS = (
+    (1, 0, 0, 1, 1, 1, 1),
+    (0, 1, 0, 1, 1, -1, -1),
+    (0, 0, 1, 1, -1, 1, -1),
 )
 
 
@@ -81,6 +89,12 @@ class Contacts:
     def __len__(self) -> int:
         return len(self.person)
 
+    def take(self, persons: Tensor) -> "Contacts":
+        """Return those of some persons, a mask (B,), who are counted anew."""
+        mine = persons[self.person]
+        kept = {f.name: getattr(self, f.name)[mine] for f in fields(self)}
+        return Contacts(**kept | {"person": (persons.cumsum(0) - 1)[kept["person"]]})
+
 
 def make_surface(
     body: BodyData, parts: BodyParts | None = None, device: torch.device | str = "cpu"
@@ -131,8 +145,9 @@ def find_contacts(surface: Surface, vertices: Tensor) -> Contacts:
     points = vertices.detach().float()
     points = torch.nan_to_num(points - points.nanmean(1, keepdim=True), nan=1e6)
     points = points @ points.new_tensor(_TURN)
-    low, high = _boxes(surface, points)
-    candidates = _candidates(surface, points, low, high)
+    slabs = points @ points.new_tensor(_SLABS)
+    low, high = _boxes(surface, slabs)
+    candidates = _candidates(surface, slabs, low, high)
     if not len(candidates):
         return _no_contacts(surface, vertices)
     size = points.shape[1]
@@ -140,7 +155,9 @@ def find_contacts(surface: Surface, vertices: Tensor) -> Contacts:
     inside = candidates[inside]
     if not len(inside):
         return _no_contacts(surface, vertices)
-    face, owner = _nearest_faces(surface, points, inside, low - _MARGIN_M, high + _MARGIN_M)
+    face, owner = _nearest_faces(
+        surface, points, inside, _owners(surface, slabs, inside, low, high)
+    )
     if not len(face):
         return _no_contacts(surface, vertices)
     person, vertex = owner // size, owner % size
@@ -221,18 +238,30 @@ def _expand(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     return owner, start[owner] + place
 
 
-def _boxes(surface: Surface, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, J, 3) corners of the parts' boxes; empty parts' are inside out."""
-    batch, count = len(points), len(surface.joints)
-    index = surface.vertex_part[None, :, None].expand(batch, -1, 3)
-    low = points.new_full((batch, count, 3), 1e9)
-    high = points.new_full((batch, count, 3), -1e9)
-    low.scatter_reduce_(1, index, points, "amin")
-    high.scatter_reduce_(1, index, points, "amax")
+def _boxes(surface: Surface, slabs: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, J, 7) limits of the parts' boxes; empty parts' are inside out."""
+    ordered, starts = slabs[:, surface.part_vertices], surface.part_vertex_start.tolist()
+    low = slabs.new_full((len(slabs), len(surface.joints), slabs.shape[2]), 1e9)
+    high = -low
+    for part, (start, end) in enumerate(pairwise(starts)):
+        if end > start:
+            low[:, part] = ordered[:, start:end].amin(1)
+            high[:, part] = ordered[:, start:end].amax(1)
     return low, high
 
 
-def _candidates(surface: Surface, points: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _owners(
+    surface: Surface, slabs: Tensor, inside: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pairs of items of ``inside`` and parts that may hold them."""
+    person, vertex = inside // slabs.shape[1], inside % slabs.shape[1]
+    place = slabs[person, vertex][:, None]
+    is_in = (place >= low[person] - _MARGIN_M) & (place <= high[person] + _MARGIN_M)
+    is_near = is_in.all(-1) & surface.may_meet[surface.vertex_part[vertex]]
+    return is_near.nonzero(as_tuple=True)
+
+
+def _candidates(surface: Surface, slabs: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Vertices in the box of a part that counts for them: person * V + vertex, ascending."""
     meet = (low[:, :, None] <= high[:, None]) & (low[:, None] <= high[:, :, None])
     person, part, other = (meet.all(-1) & surface.may_meet).nonzero(as_tuple=True)
@@ -240,9 +269,9 @@ def _candidates(surface: Surface, points: Tensor, low: Tensor, high: Tensor) -> 
     owner, place = _expand(start[part], start[part + 1] - start[part])
     person, other = person[owner], other[owner]
     vertex = surface.part_vertices[place]
-    point = points[person, vertex]
+    point = slabs[person, vertex]
     is_in = ((point >= low[person, other]) & (point <= high[person, other])).all(-1)
-    chosen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
+    chosen = torch.zeros(slabs.shape[:2], dtype=torch.bool, device=slabs.device)
     chosen[person[is_in], vertex[is_in]] = True
     return chosen.flatten().nonzero()[:, 0]
 
@@ -342,18 +371,16 @@ def _line_through(point: Tensor, triangle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_faces(
-    surface: Surface, points: Tensor, inside: Tensor, low: Tensor, high: Tensor
+    surface: Surface, points: Tensor, inside: Tensor, owners: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The nearest face of the part that holds each vertex, and person * V + vertex; ascending.
 
-    Of the parts in whose box (B, J, 3) the vertex is, those hold it whose nearest face looks away
-    from it. It leaves by the nearest of these.
+    Of the parts that may hold a vertex, those do whose nearest face looks away from it. It leaves
+    by the nearest of these.
     """
     size = points.shape[1]
     person, vertex = inside // size, inside % size
-    place = points[person, vertex][:, None]
-    is_in = ((place >= low[person]) & (place <= high[person])).all(-1)
-    item, other = (is_in & surface.may_meet[surface.vertex_part[vertex]]).nonzero(as_tuple=True)
+    item, other = owners
     start = surface.part_face_start
     count = start[other + 1] - start[other]
     who, slot = torch.unique_consecutive(person, return_inverse=True)

@@ -11,6 +11,7 @@ import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -51,6 +52,43 @@ def load_model_pickle(path: str | Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dict of arrays, it holds {type(content).__name__}")
     return {_text(key): _resolve(value) for key, value in content.items()}
+
+
+def load_plain_pickle(file: BinaryIO, source: str) -> object:
+    """Read a pickle of arrays in plain containers as data only, nested to any depth.
+
+    Arrays of objects, as numpy writes them for dicts in an npz, become what they hold: the single
+    object of an array without axes, else a list.
+
+    Args:
+        file: Open for reading, at the pickle's first byte.
+        source: What to call it in errors.
+
+    Raises:
+        UnsafePickleError: As load_model_pickle.
+        ValueError: If it is damaged.
+    """
+    try:
+        return _plain(_Unpickler(file, encoding="latin1").load())
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"{source}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise ValueError(
+            f"{source} cannot be read as a pickle ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {_text(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, _Array) and isinstance(value.state, tuple) and len(value.state) >= 4:
+        shape, dtype, _, raw = value.state[-4:]
+        if isinstance(dtype, _DType) and str(dtype.args[0]) in ("O", "O8", "|O"):
+            items = [_plain(item) for item in raw] if isinstance(raw, list) else []
+            return items[0] if shape == () and len(items) == 1 else items
+    return _resolve(value)
 
 
 class _Record:

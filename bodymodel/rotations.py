@@ -10,7 +10,6 @@ import math
 from fractions import Fraction
 from functools import lru_cache
 
-import roma
 import torch
 from torch import Tensor
 
@@ -115,7 +114,8 @@ def rotvec_to_rotmat(rotvec: Tensor) -> Tensor:
 def rotmat_to_rotvec(rotmat: Tensor) -> Tensor:
     """Convert rotation matrices to axis-angle of at most pi.
 
-    At an angle of exactly pi the two opposite axes are the same rotation; either may come back.
+    By the unit quaternion whose largest component is taken from the diagonal (Shepperd 1978). At an
+    angle of exactly pi the two opposite axes are the same rotation; either may come back.
     Differentiable once.
 
     Args:
@@ -128,7 +128,46 @@ def rotmat_to_rotvec(rotmat: Tensor) -> Tensor:
         ValueError: If the last dimensions are not (3, 3).
     """
     _require_last(rotmat, (3, 3), "rotmat")
-    return roma.rotmat_to_rotvec(rotmat)
+    m00, m01, m02, m10, m11, m12, m20, m21, m22 = rotmat.flatten(-2).unbind(-1)
+    # four times each product of two components of the quaternion x, y, z, w
+    xx, yy, zz = 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22
+    ww = 1 + m00 + m11 + m22
+    xy, xz, yz = m10 + m01, m02 + m20, m21 + m12
+    xw, yw, zw = m21 - m12, m02 - m20, m10 - m01
+    rows = (xx, xy, xz, xw, xy, yy, yz, yw, xz, yz, zz, zw, xw, yw, zw, ww)
+    products = torch.stack(rows, dim=-1).unflatten(-1, (4, 4))
+    largest = torch.stack((xx, yy, zz, ww), dim=-1).argmax(-1)
+    # any row is the quaternion but for its length; the one of the largest component is exact
+    quaternion = products.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4))
+    quaternion = torch.nn.functional.normalize(quaternion[..., 0, :], dim=-1)
+    vector, w = quaternion[..., :3], quaternion[..., 3:]
+    vector, w = torch.where(w < 0, -vector, vector), w.abs()
+    n2 = (vector * vector).sum(-1, keepdim=True)
+    is_small = n2 < 1e-8
+    n = torch.where(is_small, torch.ones_like(n2), n2).sqrt()
+    # 2 asin(n) / n near 0, and its power series where that is 0 / 0; w >= 0 and w^2 + n^2 = 1
+    scale = torch.where(is_small, 2 + n2 / 3, 2 * torch.atan2(n, w) / n)
+    return scale * vector
+
+
+def nearest_rotmat(matrix: Tensor) -> Tensor:
+    """Return the rotation nearest to a matrix in the Frobenius norm (special Procrustes).
+
+    Args:
+        matrix: (..., 3, 3). Where it has two singular values of nearly zero, or the nearest
+            rotation is not unique, any of those comes back.
+
+    Returns:
+        (..., 3, 3).
+
+    Raises:
+        ValueError: If the last dimensions are not (3, 3).
+    """
+    _require_last(matrix, (3, 3), "matrix")
+    u, _, vt = torch.linalg.svd(matrix)
+    sign = torch.ones_like(matrix[..., 0])
+    sign[..., 2] = torch.linalg.det(u @ vt).sign()
+    return (u * sign[..., None, :]) @ vt
 
 
 def left_jacobian(rotvec: Tensor) -> Tensor:

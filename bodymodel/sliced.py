@@ -285,12 +285,34 @@ def sliced_forward(
         shape: (B, S) betas and expression, one after the other.
         transl: (B, 3) metres.
     """
-    batch = full_pose.shape[0]
     rotvecs = full_pose[:, sliced.joint_ids]
     if rotvecs.requires_grad:
         local, tangents = rotvec_to_rotmat(rotvecs), left_jacobian(rotvecs)
     else:
         local, tangents = rotmat_and_left_jacobian(rotvecs)
+    return _place(sliced, local, tangents, shape, transl)
+
+
+def sliced_points(sliced: SlicedBody, rotmats: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
+    """Place the points from rotation matrices. Differentiable.
+
+    Args:
+        sliced: The reduced body.
+        rotmats: (B, 55, 3, 3) of all joints of the model, each relative to its parent.
+        shape: (B, S) betas and expression, one after the other.
+        transl: (B, 3) metres.
+
+    Returns:
+        (B, P, 3) metres.
+    """
+    local = rotmats[:, sliced.joint_ids]
+    return _place(sliced, local, local, shape, transl).points
+
+
+def _place(
+    sliced: SlicedBody, local: Tensor, tangents: Tensor, shape: Tensor, transl: Tensor
+) -> SlicedState:
+    batch = local.shape[0]
     # Each round multiplies what two neighbouring stretches of a chain have come to, so that the
     # number of rounds is the logarithm of the tree's depth.
     rotation = local

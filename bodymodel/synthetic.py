@@ -303,6 +303,43 @@ def is_hidden(
     return in_front > reach_m  # minus infinity where nothing is met
 
 
+_MARGIN = 0.05  # of the picture's side, kept free around the person
+
+
+def frame_person(
+    vertices: np.ndarray,
+    focal: float,
+    width: int,
+    height: int,
+    fill: float,
+    offset: np.ndarray,
+) -> np.ndarray:
+    """Return the translation (3,) that makes a person fill the picture, all of them in it.
+
+    Args:
+        vertices: (V, 3) posed around the origin of the camera's frame.
+        focal: Pixels.
+        width: Pixels.
+        height: Pixels.
+        fill: Share of the picture's height, or width if that is tighter, that the person takes.
+        offset: (2,) from -1 to 1: where in the room left over.
+    """
+    size = np.array((width, height), np.float64)
+    transl = np.array((0, 0, focal * 2 / height))
+    for _ in range(12):  # a fixed point: the extent depends on the depth of each vertex
+        moved = vertices + transl
+        pixels = moved[:, :2] / moved[:, 2:] * focal + size / 2
+        low, high = pixels.min(0), pixels.max(0)
+        grow = ((high - low) / (fill * size)).max()
+        room = np.maximum(size * (1 - 2 * _MARGIN) - (high - low), 0) / 2
+        target = size / 2 + offset * np.minimum(room, 0.08 * size)
+        depth = transl[2] + 0.7 * (grow - 1) * transl[2]
+        transl[:2] += (target - (low + high) / 2) * transl[2] / focal
+        transl[:2] *= depth / transl[2]
+        transl[2] = depth
+    return transl
+
+
 def _smooth_noise(rng: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
     """(H, W) float32 in 0-1 without detail finer than the cells."""
     coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))

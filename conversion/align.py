@@ -1,10 +1,10 @@
 """Where to start, in closed form: every part laid over the mesh, then shape by linear equations."""
 
 import numpy as np
-import roma
 import torch
 from torch import Tensor
 
+from bodymodel.rotations import nearest_rotmat
 from conversion.known import Known
 from conversion.solver import Hold, Points, curvature
 from conversion.surface import State, Surface, Unknowns
@@ -95,7 +95,7 @@ def _parts(skin: Tensor, rest: Tensor, points: Points) -> Tensor:
     moment, far, near = sums[:, :9], sums[:, 9:12], sums[:, 12:]
     moment = moment.mT.unflatten(-1, (3, 3))
     moment = moment - (far[:, :, None] * near[:, None] / total).permute(0, 3, 1, 2)
-    return roma.special_procrustes(moment / total[:, None, None])
+    return nearest_rotmat(moment / total[:, None, None])
 
 
 def _relative(

@@ -1,18 +1,24 @@
 """Which bodies a clip is converted between, loaded once. Torch-free."""
 
+import hashlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from bodymodel.body import BodyData
 from bodymodel.files import MODELS_VARIABLE, load_body
 from bodymodel.spec import FAMILIES, Family, Gender
 from conversion.clips import Clip, ClipError
+from conversion.hands import Side
 
-__all__ = ["Bodies"]
+__all__ = ["Bodies", "with_kid"]
 
 _log = logging.getLogger(__name__)
-_MESH_FAMILIES: tuple[Family, ...] = ("smplx", "smpl")  # one for each number of vertices
+# one for each number of vertices
+_MESH_FAMILIES: tuple[Family, ...] = ("smplx", "smpl", "mano", "flame")
 
 
 class Bodies:
@@ -26,6 +32,10 @@ class Bodies:
         num_betas: Shape components of the targets.
         family: Of meshes; None tells it from the number of vertices.
         gender: Of the targets, None for the source's.
+        hand: Which hand MANO's parameters and meshes are, where files do not say it.
+        source_kid: A template of a child, whose difference from the source's is one more beta, the
+            last (AGORA's ``kid``).
+        target_kid: Likewise of the target.
     """
 
     def __init__(
@@ -36,14 +46,20 @@ class Bodies:
         num_betas: int,
         family: Family | None = None,
         gender: Gender | None = None,
+        hand: Side | None = None,
+        source_kid: Path | None = None,
+        target_kid: Path | None = None,
     ) -> None:
         self._source, self._target = _where(source), _where(target)
         self.to, self.num_betas, self.family, self.gender = to, num_betas, family, gender
+        self.hand, self._source_kid, self._target_kid = hand, source_kid, target_kid
         self._kept: dict[tuple, BodyData] = {}
 
     def target(self, gender: Gender) -> BodyData:
         """Return the body whose parameters are wanted, for a source of that gender."""
-        return self._load(self._target, self.to, self.gender or gender, self.num_betas, 10)
+        return self._load(
+            self._target, self.to, self.gender or gender, self.num_betas, 10, None, self._target_kid
+        )
 
     def source(self, clip: Clip, num_vertices: int = 0) -> BodyData:
         """Return the body that a clip is of.
@@ -56,18 +72,32 @@ class Bodies:
             ClipError: If there is no such body, or it is another than the clip's.
         """
         family = clip.family or self.family or self._by_vertices(num_vertices)
-        wanted = 0 if clip.family is None else clip.arrays["betas"].shape[1]
-        faces = (
-            0
-            if clip.family is None or "expression" not in clip.arrays
-            else (clip.arrays["expression"].shape[1])
-        )
+        betas = expression = 10
+        if clip.family is not None:
+            betas = clip.arrays["betas"].shape[1]
+            betas -= self._source_kid is not None and betas > 10
+            if "expression" in clip.arrays:
+                expression = clip.arrays["expression"].shape[1]
+        hand = None
+        if family == "mano":
+            hand = clip.hand or self.hand
+            if hand is None:
+                raise ClipError(f"{clip.name} does not say which hand it is: give --hand")
+        if family in ("mano", "flame") and self._source == "open":
+            raise ClipError(
+                f"{clip.name} is of {family.upper()}, of which there is no open model; give your "
+                f"own with --from-models or {MODELS_VARIABLE}"
+            )
         try:
-            body = self._load(self._source, family, clip.gender, wanted or 10, faces or 10)
+            body = self._load(
+                self._source, family, clip.gender, betas, expression, hand, self._source_kid
+            )
         except FileNotFoundError as error:
             raise ClipError(str(error)) from None
         except ValueError as error:
-            raise ClipError(f"{clip.name} has {wanted} betas: {error}") from None
+            raise ClipError(
+                f"{clip.name} has {betas} betas and {expression} expression components: {error}"
+            ) from None
         if clip.body_sha256 and clip.body_sha256 != body.sha256:
             raise ClipError(
                 f"{clip.name} has parameters of the body with hash {clip.body_sha256[:12]}, and "
@@ -86,12 +116,40 @@ class Bodies:
         )
 
     def _load(
-        self, where: str, family: Family, gender: Gender, num_betas: int, num_expression: int
+        self,
+        where: str,
+        family: Family,
+        gender: Gender,
+        num_betas: int,
+        num_expression: int,
+        hand: Side | None,
+        kid: Path | None,
     ) -> BodyData:
-        key = (where, family, gender, num_betas, num_expression)
+        key = (where, family, gender, num_betas, num_expression, hand, kid)
         if key not in self._kept:
-            self._kept[key] = load_body(where, family, gender, num_betas, num_expression)
+            body = load_body(where, family, gender, num_betas, num_expression, hand or "right")
+            self._kept[key] = body if kid is None else with_kid(body, kid)
         return self._kept[key]
+
+
+def with_kid(body: BodyData, template: Path) -> BodyData:
+    """Add the difference from a child's template as the last beta (``smplx``'s age="kid").
+
+    Args:
+        body: The body.
+        template: npy of (V, 3), as published (``smplx_kid_template.npy``, ``kid_template.npy``).
+
+    Raises:
+        ValueError: If it is of another topology.
+    """
+    kid = np.load(template, allow_pickle=False)
+    if kid.shape != body.v_template.shape or not np.isfinite(kid).all():
+        raise ValueError(f"{template} must be {body.v_template.shape} numbers, got {kid.shape}")
+    grown = body.v_template.astype(np.float64)
+    more = (kid - kid.mean(0) - grown).astype(np.float32)
+    digest = hashlib.sha256(body.sha256.encode() + more.tobytes()).hexdigest()
+    dirs = np.concatenate([body.shapedirs, more[..., None]], 2)
+    return replace(body, shapedirs=dirs, sha256=digest, name=f"{body.name}-kid")
 
 
 def _where(source: str) -> str:

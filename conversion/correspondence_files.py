@@ -136,8 +136,8 @@ def load_correspondence(path: Path, mask: Path | None = None) -> "Correspondence
     except Exception as error:  # a damaged archive can raise nearly anything
         raise ValueError(
             f"{path} cannot be read as a correspondence ({type(error).__name__}: {error}); it "
-            "must be one of this project's npz files, or a published *_deftrafo_setup.pkl or list of "
-            "vertex ids"
+            "must be one of this project's npz files, or a published *_deftrafo_setup.pkl or "
+            "list of vertex ids"
         ) from error
 
 

@@ -2,18 +2,24 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from bodymodel.body import BodyData
+from bodymodel.model import BodyModel
 from conversion.bodies import Bodies
 from conversion.clips import Clip, ClipError, Frames
 from conversion.correspondence import Correspondence
-from conversion.output import PartStore, result_columns, write_amass, write_meshes
+from conversion.correspondence_files import VertexIds
+from conversion.fits import FitRows
+from conversion.hands import HandMean, complete_hands
+from conversion.output import PartStore, write_amass, write_meshes
 from conversion.result import TransferResult, failed_result
 from conversion.transfer import Transfer, TransferOptions
 
@@ -68,6 +74,8 @@ class Job:
         shared_betas: One shape for each motion.
         unit_m: Of meshes and translations, in metres.
         correspondence: Given by the user, None to build it.
+        hand_mean: Whether hand poses have the mean in them; see conversion.hands.
+        fits: Rows of the store of fits are written too; None for none.
         should_stop: Asked between batches.
         progress: Told of frames that are done.
         npz: Whether motions are written in AMASS form too.
@@ -83,13 +91,16 @@ class Job:
     device: str = "cpu"
     shared_betas: bool = False
     unit_m: float = 1.0
-    correspondence: Correspondence | None = None
+    correspondence: Correspondence | VertexIds | None = None
+    hand_mean: HandMean = "auto"
+    fits: FitRows | None = None
     should_stop: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda count: None
     npz: bool = False
     meshes: bool = False
     tally: Tally = field(default_factory=Tally)
     _transfers: dict[tuple[str, str], Transfer] = field(default_factory=dict)
+    _models: dict[str, BodyModel] = field(default_factory=dict)
 
     def run(self, clips: Iterable[Clip | ClipError], limit: int | None = None) -> None:
         """Convert clips, or the first ``limit`` frames of them."""
@@ -113,51 +124,75 @@ class Job:
     def forget(self) -> None:
         """Let go of what was built for the bodies so far."""
         self._transfers.clear()
+        self._models.clear()
 
     def _complain(self, reason: str) -> None:
         _log.error("%s", reason)
         self.tally.bad_files.append(reason)
 
     def _convert(self, clip: Clip, count: int) -> None:
-        todo = []
+        todo, mine = [], []
         for part, first in enumerate(range(0, count, self.part_frames)):
             last = min(first + self.part_frames, count)
-            done = self.store.rows_done(clip.name, part) == last - first
             if not in_shard(clip.name, part, self.shard):
                 continue
-            if done:
+            mine.append((part, first, last))
+            if self.store.rows_done(clip.name, part) == last - first:
                 self.tally.skipped += last - first
                 self.progress(last - first)
             else:
                 todo.append((part, first, last))
-        if not todo and not self.npz:
+        if not todo and not self.npz and not (mine and self.fits):
             return
         transfer = self._transfer(clip)
         betas = None
         if todo and self.shared_betas and clip.is_motion and count > 1:
             betas = self._shape(transfer, clip, count)
-        for part, first, last in todo:
-            begin = time.monotonic()
-            pieces = []
-            for low in range(first, last, self.batch_size):
-                if self.should_stop():
-                    return
-                high = min(low + self.batch_size, last)
-                pieces.append(self._batch(transfer, clip, low, high, betas))
-                self.progress(high - low)
-            seconds = time.monotonic() - begin
-            result = _joined(pieces)
-            labels = clip.labels[first:last] or [""] * (last - first)
-            self.store.write(
-                clip.name, part, result, labels, first, transfer.source, transfer.target,
-                1000 * seconds / len(result),
-            )  # fmt: skip
-            if self.meshes:
-                self._write_meshes(transfer.target, clip, result, first)
-            self.tally.solve_s += seconds
-            self.tally.by_status.update(result.status)
+        for part, first, last in mine:
+            if (part, first, last) in todo and not self._part(
+                transfer, clip, part, first, last, betas
+            ):
+                return
+            if self.fits is not None:  # also of parts that were done before a kill
+                self._add_fits(transfer, clip, part, first, last)
         if self.npz:
             self._write_npz(transfer.target, clip, count)
+
+    def _part(
+        self,
+        transfer: Transfer,
+        clip: Clip,
+        part: int,
+        first: int,
+        last: int,
+        betas: np.ndarray | None,
+    ) -> bool:
+        """Convert and write a part; False where the run is to stop."""
+        begin = time.monotonic()
+        pieces = []
+        for low in range(first, last, self.batch_size):
+            if self.should_stop():
+                return False
+            high = min(low + self.batch_size, last)
+            pieces.append(self._batch(transfer, clip, low, high, betas))
+            self.progress(high - low)
+        seconds = time.monotonic() - begin
+        result = _joined(pieces)
+        labels = clip.labels[first:last] or [""] * (last - first)
+        self.store.write(
+            clip.name, part, result, labels, first, transfer.source, transfer.target,
+            1000 * seconds / len(result),
+        )  # fmt: skip
+        if self.meshes:
+            self._write_meshes(transfer.target, clip, result, first)
+        self.tally.solve_s += seconds
+        self.tally.by_status.update(result.status)
+        return True
+
+    def _add_fits(self, transfer: Transfer, clip: Clip, part: int, first: int, last: int) -> None:
+        frames = None if clip.meshes else self.frames(clip, first, last, transfer.source)
+        path = self.store.path(clip.name, part)
+        self.fits.add(clip, frames, path, transfer.target, self._model(transfer.target))
 
     def _transfer(self, clip: Clip) -> Transfer:
         vertices = 0
@@ -181,6 +216,8 @@ class Job:
                 )  # fmt: skip
             try:
                 match = self.correspondence
+                if isinstance(match, VertexIds):
+                    match = match.between(source, target)
                 self._transfers[key] = Transfer(
                     source, target, self.options, match, device=self.device
                 )
@@ -188,24 +225,30 @@ class Job:
                 raise ClipError(f"{clip.name}: {error}") from None
         return self._transfers[key]
 
-    def _frames(self, clip: Clip, low: int, high: int) -> Frames:
+    def frames(self, clip: Clip, low: int, high: int, source: BodyData) -> Frames:
+        """Return frames in metres, hands whole."""
         frames = clip.frames(low, high)
-        if self.unit_m == 1:
-            return frames
         if frames.vertices is not None:
             scaled = [x if isinstance(x, str) else x * self.unit_m for x in frames.vertices]
             return replace(frames, vertices=scaled)
-        return replace(frames, transl=frames.transl * self.unit_m)
+        try:
+            pose = complete_hands(
+                frames.full_pose, frames.hands, source, self.hand_mean, clip.is_flat_hand
+            )
+        except ValueError as error:
+            raise ClipError(f"{clip.name}: {error}") from None
+        return replace(frames, full_pose=pose, transl=frames.transl * self.unit_m)
 
     def _batch(
         self, transfer: Transfer, clip: Clip, low: int, high: int, betas: np.ndarray | None
     ) -> TransferResult:
-        frames = self._frames(clip, low, high)
+        frames = self.frames(clip, low, high, transfer.source)
         try:
             if frames.vertices is None:
-                return transfer.convert_params(
+                result = transfer.convert_params(
                     frames.full_pose, frames.betas, frames.transl, frames.expression, betas
                 )
+                return self._grafted(transfer, clip, frames, result)
             unread = {k: x for k, x in enumerate(frames.vertices) if isinstance(x, str)}
             meshes = [np.zeros((0, 3)) if k in unread else x for k, x in enumerate(frames.vertices)]
             result = transfer.convert_vertices(meshes, betas)
@@ -218,11 +261,35 @@ class Job:
             failed.status[:] = ["solver_error"] * (high - low)
             return failed
 
+    def _grafted(
+        self, transfer: Transfer, clip: Clip, frames: Frames, result: TransferResult
+    ) -> TransferResult:
+        """Put MANO's fingers on a converted SMPL body, whose own hands are one piece.
+
+        The wrists are the body's. Distances stay those of the body with flat hands.
+        """
+        if transfer.source.family != "smpl" or not frames.hands:
+            return result
+        try:
+            pose = complete_hands(
+                result.full_pose, frames.hands, transfer.target, self.hand_mean, clip.is_flat_hand
+            )
+        except ValueError as error:
+            raise ClipError(f"{clip.name}: {error}") from None
+        pose[np.isnan(result.betas).any(1)] = np.nan
+        return replace(result, full_pose=pose.astype(np.float32))
+
     def _shape(self, transfer: Transfer, clip: Clip, count: int) -> np.ndarray | None:
+        kept = self.store.path(clip.name, 0).with_name("shape.npy")
+        if kept.exists():  # one shape, whoever continues
+            betas = np.load(kept, allow_pickle=False)
+            if betas.shape == (transfer.target.num_betas,):
+                return betas
+
         def batches() -> Iterator[np.ndarray | list[np.ndarray]]:
             chosen = np.unique(np.linspace(0, count - 1, min(count, _SHAPE_FRAMES)).round())
             for rows in np.array_split(chosen.astype(int), -(-len(chosen) // self.batch_size)):
-                frames = [self._frames(clip, k, k + 1) for k in rows]
+                frames = [self.frames(clip, k, k + 1, transfer.source) for k in rows]
                 if frames[0].vertices is not None:
                     yield [f.vertices[0] for f in frames if not isinstance(f.vertices[0], str)]
                     continue
@@ -234,10 +301,18 @@ class Job:
                 yield transfer.pose_source(*rest).cpu().numpy()
 
         try:
-            return transfer.shared_betas(batches())
+            betas = transfer.shared_betas(batches())
+        except ClipError:
+            raise
         except ValueError as error:
             _log.warning("%s: %s; every frame gets its own", clip.name, error)
             return None
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f"shape.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, betas)
+        temporary.replace(kept)
+        return betas
 
     def _write_meshes(
         self, target: BodyData, clip: Clip, result: TransferResult, first: int
@@ -246,41 +321,33 @@ class Job:
         folder = self.store.root / "meshes" / folder.relative_to(self.store.root / "data")
         for low in range(0, len(result), self.batch_size):
             rows = slice(low, low + self.batch_size)
-            meshes = posed_vertices(target, result, rows)
+            meshes = self._posed(target, result, rows)
             names = [f"{first + low + k:06d}" for k in range(len(meshes))]
             write_meshes(folder, names, meshes, target.faces)
 
     def _write_npz(self, target: BodyData, clip: Clip, count: int) -> None:
         """Gather a clip's parts, where all are there."""
-        import pyarrow.parquet as pq
-
         parts = range(0, count, self.part_frames)
         paths = [self.store.path(clip.name, k) for k in range(len(parts))]
         if not all(path.exists() for path in paths):
             return
-        names = [*result_columns(failed_result(target, []), target), "status"]
-        tables = [pq.ParquetFile(path).read(names) for path in paths]
-        columns = {}
-        for name in names:
-            values = [x for t in tables for x in t[name].to_pylist()]
-            columns[name] = np.array(values)
         place = paths[0].parent.relative_to(self.store.root / "data")
         path = self.store.root / "npz" / place.with_name(f"{place.name}_{target.family}.npz")
-        write_amass(path, columns, target, clip.fps)
+        write_amass(path, paths, target, clip.fps)
 
+    def _model(self, body: BodyData) -> BodyModel:
+        if body.sha256 not in self._models:
+            self._models[body.sha256] = BodyModel(body)
+        return self._models[body.sha256]
 
-def posed_vertices(target: BodyData, result: TransferResult, rows: slice) -> np.ndarray:
-    """Return the meshes of some rows, (B, V, 3), NaN where there are no parameters."""
-    import torch
-
-    from bodymodel.model import BodyModel
-
-    model = BodyModel(target)
-    given = (result.full_pose[rows], result.betas[rows], result.expression[rows])
-    with torch.no_grad():
-        out = model.forward_pose(*(torch.as_tensor(np.nan_to_num(x)) for x in given))
-    out = out.vertices.numpy()
-    return out + result.transl[rows, None]
+    def _posed(self, target: BodyData, result: TransferResult, rows: slice) -> np.ndarray:
+        """Return the meshes of some rows, (B, V, 3), NaN where there are no parameters."""
+        given = (result.full_pose[rows], result.betas[rows], result.expression[rows])
+        with torch.no_grad():
+            out = self._model(target).forward_pose(
+                *(torch.as_tensor(np.nan_to_num(x)) for x in given)
+            )
+        return out.vertices.numpy() + result.transl[rows, None]
 
 
 def _joined(pieces: list[TransferResult]) -> TransferResult:

@@ -1,16 +1,13 @@
 """Writing conversions: Parquet parts, npz in AMASS form, meshes. Torch-free.
 
-Conversions are not rows of the project's store of fits. A row there is a person in a photo, with a
-camera, keypoints and residuals in pixels, and its ``transl`` is in the camera's frame; a frame of
-motion capture or a bare mesh has none of these, and a row full of NaN would say that it was seen
-and not measured. So conversions have tables of their own, with the store's names, units and order
-for the parameters, the body's name and hash beside them, and the image's path where the source has
-one.
+These tables say for every frame how far the result is from its source, and are in the source's
+frame. Rows of the project's store of fits are made of them by :mod:`conversion.fits`.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +22,7 @@ from conversion.result import TransferResult
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PartStore", "write_amass", "write_meshes"]
+__all__ = ["PartStore", "part_columns", "result_columns", "write_amass", "write_meshes"]
 
 FORMAT_VERSION = "1.0"
 
@@ -147,38 +144,80 @@ def _packed(array: np.ndarray) -> "pa.Array":
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
 
 
-def write_amass(
-    path: Path, columns: Mapping[str, np.ndarray], target: BodyData, fps: float
-) -> None:
+def part_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return numeric columns of a part, (F, ...); those that it does not have are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    there = [name for name in names if name in file.schema_arrow.names]
+    table = file.read(there)
+    out = {}
+    for name in there:
+        column = table[name].combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            out[name] = flat.reshape(len(column), -1)
+        else:
+            out[name] = column.to_numpy(zero_copy_only=False)
+    return out
+
+
+def write_amass(path: Path, parts: Sequence[Path], target: BodyData, fps: float) -> None:
     """Write a motion as AMASS has it: poses, betas, trans, gender, frame rate.
+
+    The parts go through one by one, so that a long motion need not fit in memory.
 
     Args:
         path: Where to.
-        columns: As of the parts, (F, ...).
+        parts: Of the motion, in order.
         target: The body.
         fps: Frames per second, NaN where unknown.
     """
-    poses = np.concatenate([columns[c] for c, _ in POSE_COLUMNS[target.family]], 1)
-    betas = columns["betas"]
-    shared = len(betas) and np.isfinite(betas).all() and (betas == betas[0]).all()
-    arrays = {
-        "poses": poses.astype(np.float32),
-        "betas": betas[0] if shared else betas,
-        "trans": columns["transl"],
+    import pyarrow.parquet as pq
+
+    columns = [name for name, _ in POSE_COLUMNS[target.family]]
+    counts = [pq.read_metadata(part).num_rows for part in parts]
+
+    def gather(names: Sequence[str], dtype: type) -> Iterator[np.ndarray]:
+        for part in parts:
+            got = part_columns(part, names)
+            yield np.concatenate([got[name].astype(dtype) for name in names], 1)
+
+    first = next(gather(["betas"], np.float32))[:1]
+    shared = all((b == first).all() for b in gather(["betas"], np.float32))
+    status = [
+        np.array(pq.ParquetFile(part).read(["status"])["status"].to_pylist(), "U13")
+        for part in parts
+    ]
+    small = {
         "gender": np.array(target.gender),
         "surface_model_type": np.array(target.family),
         "body_name": np.array(target.name),
         "body_sha256": np.array(target.sha256),
-        "status": np.array(columns["status"], "U"),
+        "status": np.concatenate(status),
     }
-    if "expression" in columns:
-        arrays["expression"] = columns["expression"]
     if np.isfinite(fps):
-        arrays["mocap_frame_rate"] = np.array(fps)
+        small["mocap_frame_rate"] = np.array(fps)
+    if shared:
+        small["betas"] = first[0]
+    large = {"poses": (columns, np.float32), "trans": (["transl"], np.float64)}
+    large |= {} if shared else {"betas": (["betas"], np.float32)}
+    large |= {"expression": (["expression"], np.float32)} if target.num_expression else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
+        for name, array in small.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        for name, (names, dtype) in large.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                for k, piece in enumerate(gather(names, dtype)):
+                    if not k:
+                        shape = (sum(counts), piece.shape[1])
+                        head = {"descr": np.dtype(dtype).str, "fortran_order": False}
+                        np.lib.format.write_array_header_1_0(file, head | {"shape": shape})
+                    file.write(np.ascontiguousarray(piece).tobytes())
     temporary.replace(path)
 
 

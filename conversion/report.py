@@ -4,114 +4,60 @@ import base64
 import html
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bodymodel.body import BodyData
-from bodymodel.spec import PARTS
 from conversion.bodies import Bodies
-from conversion.clips import POSE_COLUMNS, Clip
-from conversion.output import PartStore
-from conversion.result import CONVERTED
+from conversion.clips import POSE_COLUMNS, Clip, Frames
+from conversion.numbers import Numbers, Row, summary_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bodymodel.model import BodyModel
 
-__all__ = ["read_numbers", "text_table", "write_report"]
+__all__ = ["write_report"]
 
 _log = logging.getLogger(__name__)
-_NUM_WORST, _NUM_FAILED = 10, 40
 _SIDE_PX = 300
 _RED_MM = 5.0  # distance that is painted full red
-_NUMBERS = ("v2v_mean_mm", "v2v_p99_mm", "v2v_max_mm", *(f"v2v_{p}_mm" for p in PARTS), "solve_ms")
-_TEXTS = ("clip", "frame", "label", "status", "reason", "body_name", "source_body_name")
-
-
-def read_numbers(store: PartStore) -> "pd.DataFrame":
-    """Return the rows of all parts, without their parameters."""
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    tables = []
-    for path in sorted((store.root / "data").rglob("part-*.parquet")):
-        table = pq.ParquetFile(path).read([*_TEXTS, *_NUMBERS]).to_pandas()
-        table["path"] = str(path)
-        table["row"] = np.arange(len(table))
-        tables.append(table)
-    if not tables:
-        return pd.DataFrame(columns=[*_TEXTS, *_NUMBERS, "path", "row"])
-    return pd.concat(tables, ignore_index=True)
-
-
-def summary_rows(numbers: "pd.DataFrame") -> Iterator[tuple[str, ...]]:
-    """Yield lines of the summary: what, count, mean, p99, max."""
-    there = numbers[numbers["status"].isin(CONVERTED)]
-    yield ("meshes", str(len(numbers)), "", "", "")
-    for status, count in numbers["status"].value_counts().items():
-        yield (str(status), str(count), "", "", "")
-    if not len(there):
-        return
-    yield (
-        "v2v, mm", str(len(there)), f"{there['v2v_mean_mm'].mean():.3f}",
-        f"{there['v2v_p99_mm'].mean():.3f}", f"{there['v2v_max_mm'].max():.3f}",
-    )  # fmt: skip
-    for part in PARTS:
-        values = there[f"v2v_{part}_mm"].dropna()
-        if len(values):
-            cells = (values.mean(), values.quantile(0.99), values.max())
-            yield (f"  {part}, mean", str(len(values)), *(f"{x:.3f}" for x in cells))
-    yield ("time a mesh, ms", "", f"{numbers['solve_ms'].mean():.1f}", "", "")
-
-
-def text_table(numbers: "pd.DataFrame") -> str:
-    """Return the summary for a terminal."""
-    lines = [("", "count", "mean", "p99", "max"), *summary_rows(numbers)]
-    return "\n".join(f"{a:18s}{b:>9s}{c:>10s}{d:>10s}{e:>10s}" for a, b, c, d, e in lines)
 
 
 def write_report(
     path: Path,
-    numbers: "pd.DataFrame",
+    numbers: Numbers,
     clips: Mapping[str, Clip],
     bad_files: Sequence[str],
     bodies: Bodies,
-    unit_m: float = 1.0,
+    frames: Callable[[Clip, int, int, BodyData], Frames],
 ) -> Path:
     """Write the page.
 
     Args:
         path: Where to.
-        numbers: Of read_numbers.
+        numbers: Of numbers.read_numbers.
         clips: The sources by name, for the pictures.
         bad_files: Why files could not be read.
         bodies: Likewise.
-        unit_m: Of the sources, in metres.
+        frames: Gives frames of a clip, in metres and with whole hands.
     """
-    there = numbers[numbers["status"].isin(CONVERTED)]
-    worst = there.sort_values("v2v_mean_mm", ascending=False).head(_NUM_WORST)
-    failed = numbers[numbers["status"] != "ok"].head(_NUM_FAILED)
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
         for line in summary_rows(numbers)
     )
     told = "".join(
         f"<li>{_name(row)}: {html.escape(row.status)}, {html.escape(row.reason)}</li>"
-        for row in failed.itertuples()
+        for row in numbers.failed
     )
     bad = "".join(f"<li>{html.escape(reason)}</li>" for reason in bad_files)
-    first = numbers.iloc[0]
     sentences = (
-        f"From {html.escape(first['source_body_name'])} to {html.escape(first['body_name'])}. "
         "Distances are between the result and the source's mesh sampled at its vertices; p99 and "
         "max are within a mesh for the line v2v, over the meshes for the parts."
     )
-    painter = _Painter(clips, bodies, unit_m)
-    cards = "".join(_card(row, painter) for row in worst.itertuples())
+    painter = _Painter(clips, bodies, frames)
+    cards = "".join(_card(row, painter) for row in numbers.worst)
     text = _PAGE.format(
         sentences=sentences, rows=rows, cards=cards, red=_RED_MM,
         failed=f"<h2>Not converted, or not settled</h2><ul>{told}</ul>" if told else "",
@@ -123,20 +69,20 @@ def write_report(
     return path
 
 
-def _name(row) -> str:
+def _name(row: Row) -> str:
     label = f" ({row.label})" if row.label else ""
     return html.escape(f"{row.clip}, frame {row.frame}{label}")
 
 
-def _card(row, painter: "_Painter") -> str:
+def _card(row: Row, painter: "_Painter") -> str:
     try:
         image = painter.draw(row)
     except Exception as error:  # a picture must not cost the report
         _log.warning("no picture of %s, frame %s: %s", row.clip, row.frame, error)
         image = ""
     return (
-        f"<figure>{image}<figcaption>{_name(row)}<br>mean {row.v2v_mean_mm:.2f}, p99 "
-        f"{row.v2v_p99_mm:.2f}, max {row.v2v_max_mm:.2f} mm; {html.escape(row.status)}"
+        f"<figure>{image}<figcaption>{_name(row)}<br>mean {row.mean_mm:.2f}, p99 "
+        f"{row.p99_mm:.2f}, max {row.max_mm:.2f} mm; {html.escape(row.status)}"
         f"</figcaption></figure>"
     )
 
@@ -144,8 +90,13 @@ def _card(row, painter: "_Painter") -> str:
 class _Painter:
     """Draws rows; keeps the last clip and the models, so that ten rows of one clip are cheap."""
 
-    def __init__(self, clips: Mapping[str, Clip], bodies: Bodies, unit_m: float) -> None:
-        self._clips, self._bodies, self._unit_m = clips, bodies, unit_m
+    def __init__(
+        self,
+        clips: Mapping[str, Clip],
+        bodies: Bodies,
+        frames: Callable[[Clip, int, int, BodyData], Frames],
+    ) -> None:
+        self._clips, self._bodies, self._frames = clips, bodies, frames
         self._clip: Clip | None = None
         self._models: dict[str, BodyModel] = {}
 
@@ -161,23 +112,24 @@ class _Painter:
             given = (torch.as_tensor(x) for x in arrays)
             return model.forward_pose(*given).vertices[0].numpy()
 
-    def draw(self, row) -> str:
+    def draw(self, row: Row) -> str:
         """Return source, result, and the result painted by its distance from the source."""
         import pyarrow.parquet as pq
 
         if self._clip is None or self._clip.name != row.clip:
             self._clip = None  # two long clips need not be in memory together
             self._clip = self._clips[row.clip].reread()
-        frames = self._clip.frames(row.frame, row.frame + 1)
-        if frames.vertices is None:
-            source = self._bodies.source(self._clip)
+        clip = self._clip
+        vertices = clip.frames(row.frame, row.frame + 1).vertices
+        if vertices is None:
+            source = self._bodies.source(clip)
+            frames = self._frames(clip, row.frame, row.frame + 1, source)
             given = [frames.full_pose, frames.betas]
             given += [] if frames.expression is None else [frames.expression]
-            shift = (frames.transl[0] * self._unit_m).astype(np.float32)
-            before = self._posed(source, given) + shift
+            before = self._posed(source, given) + frames.transl[0].astype(np.float32)
         else:
-            source = self._bodies.source(self._clip, len(frames.vertices[0]))
-            before = frames.vertices[0] * self._unit_m
+            source = self._bodies.source(clip, len(vertices[0]))
+            before = self._frames(clip, row.frame, row.frame + 1, source).vertices[0]
         target = self._bodies.target(source.gender)
         table = pq.ParquetFile(row.path).read().slice(row.row, 1)
 

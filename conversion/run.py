@@ -1,4 +1,4 @@
-"""Convert SMPL, SMPL-H and SMPL-X parameters and meshes into each other.
+"""Convert SMPL, SMPL-H and SMPL-X into each other, and MANO and FLAME into SMPL-X.
 
     python -m conversion.run amass/ --to smplx
 
@@ -48,6 +48,8 @@ class Solver:
     """Most steps on all vertices."""
     far_mm: float = 30.0
     """A result this far from its mesh on average is no conversion."""
+    part_pose: Literal["given", "solved"] = "given"
+    """MANO's fingers and FLAME's head, jaw, eyes and expression: taken over, or solved for."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,35 @@ class RunConfig:
     [PSEUDOGT_MODELS, else open]"""
     to_models: str = "auto"
     """The target's body, likewise."""
-    family: Literal["auto", "smplx", "smplh", "smpl"] = "auto"
+    family: Literal["auto", "smplx", "smplh", "smpl", "mano", "flame"] = "auto"
     """Topology of meshes; auto tells it from the number of vertices."""
+    hand: Literal["auto", "left", "right"] = "auto"
+    """Which hand MANO's is, where the file and its name do not say it."""
+    hand_mean: Literal["auto", "included", "add"] = "auto"
+    """Whether hand poses have the mean hand in them (flat_hand_mean=True) or it is to be added.
+    Auto: components come without, 45 numbers of a body with it; MANO's are not guessed."""
     gender: Literal["same", "neutral", "female", "male"] = "same"
     """Of the target's body; same as the source's."""
     num_betas: int = 10
     """Shape components of the target."""
+    from_kid: Path | None = None
+    """Template of a child (kid_template.npy) that belongs to the source's last beta."""
+    to_kid: Path | None = None
+    """Likewise of the target: children come out with one beta more."""
     unit: Literal["m", "cm", "mm"] = "m"
     """Of meshes and translations."""
     correspondence: Path | None = None
-    """A correspondence of this project (npz), or a published *_deftrafo_setup.pkl. [built]"""
+    """A correspondence of this project (npz), a published *_deftrafo_setup.pkl, or published ids
+    of MANO's or FLAME's vertices (MANO_SMPLX_vertex_ids.pkl, SMPL-X__FLAME_vertex_ids.npy).
+    [built]"""
     mask: Path | None = None
     """Of valid target vertices, with a published correspondence."""
     shared_betas: bool = False
     """One shape for each motion, instead of one for each frame."""
+    fits: bool = True
+    """Write rows of the project's store too, to be reviewed and trained on (SMPL-X only)."""
+    images: Path | None = None
+    """Where the sources' images are, for the store. [SRC's folder; sizes are not read]"""
     npz: bool = False
     """Write each motion in AMASS form too."""
     meshes: bool = False
@@ -109,8 +126,8 @@ class RunConfig:
 
 
 NO_EFFECT = (
-    "source", "out", "config", "npz", "meshes", "device", "batch_size", "threads", "resume",
-    "limit", "shard", "dry_run", "log_level",
+    "source", "out", "config", "npz", "meshes", "fits", "images", "device", "batch_size",
+    "threads", "resume", "limit", "shard", "dry_run", "log_level",
 )  # fmt: skip
 """Settings that do not change a row."""
 
@@ -151,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig) -> int:
     _check(config)
     shard = _parse_shard(config.shard)
-    from conversion.clips import check_source, read_clips
+    from conversion.readers import check_source, read_clips
 
     try:
         check_source(config.source)
@@ -163,13 +180,14 @@ def _run(config: RunConfig) -> int:
         return _dry_run(settings, config.source, out)
 
     from conversion.bodies import Bodies
-    from conversion.progress import Progress
+    from curation.progress import Progress
     from curation.stopping import StopSignals
 
     bodies = Bodies(
         config.from_models, config.to_models, config.to, config.num_betas,
         None if config.family == "auto" else config.family,
         None if config.gender == "same" else config.gender,
+        None if config.hand == "auto" else config.hand, config.from_kid, config.to_kid,
     )  # fmt: skip
     try:
         hashes = {g: bodies.target(g).sha256 for g in ("neutral",)}
@@ -177,11 +195,17 @@ def _run(config: RunConfig) -> int:
         hashes = {}  # a target of another gender may be all that is needed
     run_hash = config_hash(settings | {"target": hashes}, NO_EFFECT)
     begin = time.monotonic()
-    with StopSignals() as stop, Progress(config.limit) as progress:
+    with StopSignals() as stop, Progress(config.limit, "mesh", None) as progress:
         job = _make_job(config, bodies, out, run_hash, shard)
         job.should_stop, job.progress = (lambda: stop.signal is not None), progress.add
-        # One file at a time: a data set does not fit into memory.
-        job.run(_named_once(read_clips(config.source)), config.limit)
+        outcome = "failed"
+        try:
+            # One file at a time: a data set does not fit into memory.
+            job.run(_named_once(read_clips(config.source)), config.limit)
+            outcome = "complete" if stop.signal is None else "interrupted"
+        finally:
+            if job.fits is not None:
+                job.fits.close(outcome)
     return _finish(job, bodies, out, time.monotonic() - begin, stop.signal)
 
 
@@ -189,6 +213,7 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
     import dataclasses
 
     from conversion.correspondence_files import load_correspondence
+    from conversion.fits import FitRows
     from conversion.job import Job
     from conversion.output import PartStore
     from conversion.transfer import TransferOptions
@@ -203,6 +228,13 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
     batch = config.batch_size
     if not config.resume and any((out / "data").rglob("*.parquet")):
         raise UsageError(f"{out} has parts already; leave --no-resume out, or give another --out")
+    fits = None
+    if config.fits and config.to == "smplx":
+        root = config.source if config.source.is_dir() else config.source.parent
+        fits = FitRows(
+            out / "fits", config.source.resolve().stem, config.images or root,
+            plain_config(config), run_hash, shard, device, config.images is not None,
+        )  # fmt: skip
     return Job(
         bodies=bodies,
         store=PartStore(out, run_hash),
@@ -214,6 +246,8 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
         shared_betas=config.shared_betas,
         unit_m=_UNITS_M[config.unit],
         correspondence=match,
+        hand_mean=config.hand_mean,
+        fits=fits,
         npz=config.npz,
         meshes=config.meshes,
     )
@@ -226,16 +260,17 @@ def _finish(
     seconds: float,
     signal: int | None,
 ) -> int:
-    from conversion.report import read_numbers, text_table, write_report
+    from conversion.numbers import read_numbers, text_table
+    from conversion.report import write_report
 
     tally = job.tally
     job.forget()  # the report's ray casting wants the memory
     report, numbers = None, read_numbers(job.store)
-    if len(numbers):
+    if numbers.count:
         sys.stdout.write(text_table(numbers) + "\n")
         if signal is None:
             report = write_report(
-                out / "report.html", numbers, tally.clips, tally.bad_files, bodies, job.unit_m
+                out / "report.html", numbers, tally.clips, tally.bad_files, bodies, job.frames
             )
     line = {
         "frames": tally.frames,
@@ -246,6 +281,7 @@ def _finish(
         "ms_a_mesh": round(1000 * tally.solve_s / tally.frames, 2) if tally.frames else None,
         "outcome": "complete" if signal is None else "interrupted",
         "seconds": round(seconds, 2),
+        "fits": job.fits.written if job.fits else 0,
         "out": str(out),
         "report": str(report) if report else None,
     }
@@ -305,7 +341,8 @@ def _device(wanted: str, threads: int) -> str:
 def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
     import yaml
 
-    from conversion.clips import ClipError, read_clips
+    from conversion.clips import ClipError
+    from conversion.readers import read_clips
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     clips = frames = 0

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation import database as db
-from curation.decisions import DecisionStore, log_event
+from curation.decisions import DecisionStore, log_event, plain_text
 
 __all__ = ["ROLES", "AccountError", "Accounts", "LoginRefused", "Person", "Session"]
 
@@ -238,6 +238,7 @@ class Accounts:
 
     def check(self, name: str, password: str, address: str = "") -> None:
         """Check a password without beginning a session; see ``log_in``."""
+        name, address = plain_text(name, 64), plain_text(address, 64)
         wait = self._wait_seconds(name, address)
         if wait > 0:
             self._store.log("login_blocked", name, address)
@@ -250,8 +251,7 @@ class Accounts:
         is_right = verify_password(password[:_MOST_PASSWORD], row.password if row else self._dummy)
         if row is None or not is_right or row.disabled:
             with self._database.write() as connection:
-                failure = {"name": name[:64], "address": address[:64], "at": db.now()}
-                failure["name"] = failure["name"].replace("\0", "?")
+                failure = {"name": name, "address": address, "at": db.now()}
                 connection.execute(db.login_failure.insert(), failure)
                 log_event(connection, "login_failed", name, address)
             raise LoginRefused("Name or password is wrong.")
@@ -304,10 +304,7 @@ class Accounts:
     def _wait_seconds(self, name: str, address: str) -> float:
         """Return how long this name and address have to wait."""
         failure, moment = db.login_failure.c, db.now()
-        by_name, by_address = (
-            failure.name == name[:64].replace("\0", "?"),
-            failure.address == address[:64],
-        )
+        by_name, by_address = failure.name == name, failure.address == address
         wait = 0.0
         with self._database.read() as connection:
             for which, limit in zip(
@@ -366,9 +363,7 @@ _SESSION = (
 
 
 def _account(connection: sa.Connection, name: str) -> Any:
-    if "\0" in name:
-        return None
-    name = name.encode("utf-8", "replace").decode()
+    name = plain_text(name, 64)
     return connection.execute(sa.select(db.annotator).where(db.annotator.c.name == name)).first()
 
 

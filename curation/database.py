@@ -174,18 +174,6 @@ guideline = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
-rule = sa.Table(
-    "rule",
-    tables,
-    sa.Column("name", sa.String(40), primary_key=True),
-    sa.Column("verdict", sa.String(12), nullable=False),
-    sa.Column("condition", sa.Text, nullable=False),
-    sa.Column("preview", sa.Text, nullable=False),  # JSON: what was promised when it was applied
-    sa.Column("created_by", sa.String(64), nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("retracted_at", sa.Double),
-)
-
 _APPEND_ONLY = ("decision", "event")
 _KEPT = {"decision": "decisions are kept for ever: append one that supersedes",
          "event": "the log is kept for ever"}  # fmt: skip

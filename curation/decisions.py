@@ -266,7 +266,7 @@ def log_event(
 ) -> None:
     """Append to the log in a transaction that others take part in."""
     text = json.dumps(detail, ensure_ascii=True, default=str)
-    row = {"at": db.now(), "who": _plain(who, 64), "address": _plain(address, 64)}
+    row = {"at": db.now(), "who": plain_text(who, 64), "address": plain_text(address, 64)}
     connection.execute(db.event.insert(), row | {"kind": kind, "detail": text[:4000]})
 
 
@@ -352,6 +352,6 @@ def _from_row(row: Any) -> Decision:
     return Decision(**values)
 
 
-def _plain(text: str, length: int) -> str:
-    """Text that both databases take: no character 0, no half characters, not too long."""
+def plain_text(text: str, length: int) -> str:
+    """Return text that both databases take: no character 0, no half characters, not too long."""
     return text.replace("\0", "?").encode("utf-8", "replace").decode()[:length]

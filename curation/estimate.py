@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.consensus import VoteModel
-from curation.intervals import Interval, percentile_interval, weighted_share
+from curation.intervals import Interval, logit_interval, weighted_share
 from curation.votes import Votes
 
 __all__ = ["PrecisionEstimate", "acceptance_rate", "estimate_precision"]
@@ -65,7 +65,7 @@ def estimate_precision(
     stratum: np.ndarray | None = None,
     stratum_names: Sequence[str] = (),
     level: float = 0.95,
-    replicates: int = 200,
+    replicates: int = 100,
     seed: int = 0,
 ) -> PrecisionEstimate:
     """Estimate the precision of an accepted set.
@@ -113,7 +113,7 @@ def estimate_precision(
         # Stopped early it would stay near where it began, and the interval would be too narrow.
         fitted = model.fit(drawn, state.posterior.copy(), 2000, 1e-5)
         again[k] = mean(drawn, fitted.posterior)
-    precision = percentile_interval(value, again, level)
+    precision = logit_interval(value, again, level)
 
     has_votes = (votes.matrix >= 0).any(1)
     known = np.zeros(count, bool) if truth is None else np.asarray(truth) >= 0

@@ -120,7 +120,7 @@ class GoldItems:
             db.practice.c.annotator == annotator
         )
         with self._store.database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
 
 def _gold(row: sa.Row) -> GoldItem:

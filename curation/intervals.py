@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Interval", "clopper_pearson", "percentile_interval", "weighted_share", "wilson"]
+__all__ = ["Interval", "clopper_pearson", "logit_interval", "percentile_interval", "weighted_share", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,29 @@ def weighted_share(
             size = min(share * (1 - share) / variance * n / (n - 1), float(n))
     found = clopper_pearson(share * size, size, level)
     return Interval(share, found.low, found.high)
+
+
+def logit_interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Interval:
+    """Return the interval of a share whose log-odds vary as the bootstrap's do, normally.
+
+    Near 0 and 1 a share's own distribution is skewed, and its tails need thousands of replicates;
+    the spread of the log-odds needs dozens.
+
+    Args:
+        value: The estimate.
+        replicates: Of the bootstrap; those that are not numbers are left out.
+        level: Of confidence.
+    """
+    known = replicates[np.isfinite(replicates)]
+    if len(known) < 2 or not math.isfinite(value):
+        return Interval(float(value), math.nan, math.nan)
+    from scipy.special import expit, logit
+    from scipy.stats import t
+
+    odds = logit(np.clip(np.append(known, value), 1e-6, 1 - 1e-6))
+    half = t.ppf((1 + level) / 2, len(known) - 1) * odds[:-1].std(ddof=1)
+    low, high = expit([odds[-1] - half, odds[-1] + half])
+    return Interval(float(value), float(min(low, value)), float(max(high, value)))
 
 
 def percentile_interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Interval:

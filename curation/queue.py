@@ -19,7 +19,6 @@ in the order of their hash, and by nothing else, so at any time those that were 
 sample of all items: acceptance and precision are estimated from them without bias.
 """
 
-import datetime as dt
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -43,7 +42,7 @@ from curation.decisions import (
 __all__ = ["Judgement", "Lease", "LeaseError", "QueueSettings", "ReviewQueue", "uniform_number"]
 
 _LANE_SOURCES = {"gold": "gold", "audit": "audit", "adjudication": "adjudication"}
-_VOTE_SOURCES = ("queue", "audit", "import")
+_VOTE_SOURCES = ("queue", "audit")
 
 
 class LeaseError(DecisionError):
@@ -195,11 +194,33 @@ class ReviewQueue:
             for fit_id in changed:
                 restage(connection, fit_id)
 
+    def heed(self) -> int:
+        """Take items out of the queue that a rule or an imported file has decided meanwhile.
+
+        Returns:
+            How many items changed their stage.
+        """
+        stage = db.item.c.stage
+        decided = db.decision.c.source.in_(("rule", "import"))
+        query = (
+            sa.select(db.item.c.fit_id)
+            .distinct()
+            .join(db.decision, db.decision.c.fit_id == db.item.c.fit_id)
+            .where(stage.in_(("fresh", "off")), ~db.item.c.is_gold, ~db.item.c.audit, decided)
+        )
+        with self._database.read() as connection:
+            found = connection.scalars(query).all()
+        changed = 0
+        for start in range(0, len(found), 200):
+            with self._database.write() as connection:
+                changed += sum(restage(connection, fit_id) for fit_id in found[start : start + 200])
+        return changed
+
     def counts(self) -> dict[str, int]:
         """Return how many items are in each stage."""
         query = sa.select(db.item.c.stage, sa.func.count()).group_by(db.item.c.stage)
         with self._database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
     # --- leases
 
@@ -266,7 +287,7 @@ class ReviewQueue:
         if only_disagreements:
             found = connection.execute(sql.NEXT_DISAGREED, me).first()
             return (found.fit_id, "adjudication", math.nan) if found else None
-        served = dict(connection.execute(sql.SERVED_BY_LANE, me).tuples().all())
+        served = dict(connection.execute(sql.SERVED_BY_LANE, me).all())
         golds = served.pop("gold", 0)
         judged = sum(served.values())
         coin = [uniform_number(self._seed, annotator, str(judged), k) for k in ("gold", "audit")]
@@ -494,18 +515,18 @@ def _expire(connection: sa.Connection, annotator: str) -> None:
         restage(connection, row.fit_id)
 
 
-def restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> None:
-    """Count an item's votes and leases afresh and set its stage."""
+def restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> bool:
+    """Count an item's votes and leases afresh and set its stage; return whether that changed."""
     which = {"p_fit": fit_id}
     item = connection.execute(sql.ITEM, which).first()
     if item is None or item.is_gold:
-        return
+        return False
     verdicts = connection.execute(sql.VERDICTS, which).all()
     held = connection.scalar(sql.HELD, which)
     votes = [verdict for verdict, source in verdicts if source in _VOTE_SOURCES]
     sources = {source for _, source in verdicts}
-    if "rule" in sources and not votes and not held:
-        stage = "off"
+    if not item.audit and not votes and not held and sources & {"rule", "import"}:
+        stage = "off"  # the audit goes on: it measures the rules, too
     elif "adjudication" in sources:
         stage = "done"
     elif len(votes) >= item.needed:
@@ -516,8 +537,4 @@ def restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> None
         stage = "half" if votes or held else "fresh"
     changed = {"p_stage": stage, "p_votes": len(votes), "p_held": held}
     connection.execute(sql.SET_ITEM, which | changed | {"p_last": annotator or item.last_annotator})
-
-
-def utc(seconds: float) -> dt.datetime:
-    """Return seconds since 1970 as a time in UTC."""
-    return dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return stage != item.stage

@@ -16,14 +16,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from curation.compaction import finish_compaction
 from curation.locks import FileLock, is_locked, waiting_lock
 from curation.schema import FORMAT_VERSION, fit_schema, rows_to_table
 from curation.store import FitStore, StoreError, new_info
 
-__all__ = ["RunInfo", "RunWriter", "check_run_id"]
+__all__ = ["RunInfo", "RunWriter", "check_run_id", "write_part", "write_text"]
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class RunWriter:
             check = {"name": self.info.body_name, "is_open": self.info.body_is_open}
             if info.get("bodies", {}).get(self.info.body_sha256) != check:
                 info.setdefault("bodies", {})[self.info.body_sha256] = check
-                _write_atomic(self.store.info_path, json.dumps(info, indent=2) + "\n")
+                write_text(self.store.info_path, json.dumps(info, indent=2) + "\n")
 
     def _write_record(self) -> None:
         info, path = self.info, self.store.run_path(self.info.run_id)
@@ -196,6 +196,7 @@ class RunWriter:
 
     def _clean(self) -> None:
         """Remove what killed writers left; set aside parts that no reader can open."""
+        finish_compaction(self._folder)
         for path in self._folder.glob("*.tmp"):
             match = _PART_NAME.match(path.name)
             shard = match["shard"] if match else self._shard
@@ -232,7 +233,7 @@ class RunWriter:
         table = rows_to_table(rows, self._schema)
         path = self._folder / f"part-{self._shard}-{self._next:06d}.parquet"
         with _plain_errors(self.store.root, f"{len(rows)} rows were not written. "):
-            _write_part(table, path)
+            write_part(table, path)
         self._next += 1
         self._has_retried |= any(row["attempt"] > 0 for row in rows)
         return path
@@ -268,7 +269,7 @@ class RunWriter:
         """
         for part, kept in self.store.iter_superseded(self.info.run_id):
             if len(kept):
-                _write_part(kept, part.path)
+                write_part(kept, part.path)
             else:
                 part.path.unlink()
 
@@ -279,16 +280,12 @@ class RunWriter:
     def __enter__(self) -> "RunWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _write_part(table: Any, path: Path) -> None:
+def write_part(table: Any, path: Path, row_group: int = _ROW_GROUP) -> None:
+    """Write a part whole or not at all, and make it last."""
     import pyarrow.parquet as pq
 
     text = [f.name for f in table.schema if str(f.type) == "string"]
@@ -297,7 +294,7 @@ def _write_part(table: Any, path: Path) -> None:
         pq.write_table(
             table,
             file,
-            row_group_size=_ROW_GROUP,
+            row_group_size=row_group,
             compression="zstd",
             compression_level=3,
             use_dictionary=text,
@@ -311,10 +308,11 @@ def _write_part(table: Any, path: Path) -> None:
 def _write_yaml(path: Path, record: Mapping[str, Any]) -> None:
     import yaml
 
-    _write_atomic(path, yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True))
 
 
-def _write_atomic(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, and make it last."""
     _replace(path, lambda file: file.write(text.encode()))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +29,6 @@ class StopSignals:
         self.signal = int(number)
         _log.warning("stopping after the batch in hand; once more stops at once")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.compaction import replaced_parts
 from curation.schema import (
     FORMAT_VERSION,
     PARAMETERS,
@@ -160,7 +161,10 @@ class FitStore:
         """Return the readable parts of a run (of all runs if None), in the order of their names."""
         folder = "run=*" if run_id is None else f"run={run_id}"
         found = []
+        gone = replaced_parts((self.root / "data").glob(folder))
         for path in sorted((self.root / "data").glob(f"{folder}/*.parquet")):
+            if path in gone:
+                continue
             file = self._open(path)
             if file is None:
                 continue

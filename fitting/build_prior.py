@@ -1,4 +1,4 @@
-"""Build the pose prior and the demo poses: ``python -m fitting.build_prior MOCAP``."""
+"""Build the pose priors and the demo poses: ``python -m fitting.build_prior MOCAP``."""
 
 import hashlib
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+
+import bodymodel
 
 __all__ = ["BuildPrior", "build", "main", "trunk_lean"]
 
@@ -22,26 +24,31 @@ TYPICAL_PER_SUBJECT = 12
 
 @dataclass(frozen=True)
 class BuildPrior:
-    """Retarget motion capture to SMPL-X and estimate the pose prior from it.
+    """Retarget motion capture to SMPL-X and estimate the pose priors from it.
+
+    Both priors, the Gaussian and the learnt one, see the training subjects alone; those whose
+    number is divisible by 5 are kept for judging (tests/benchmarks/bench_prior.py).
 
     Attributes:
-        mocap: The motion capture file, npz (format: fitting.mocap.load_mocap).
-        out: Where pose_prior.npz and mocap_poses.npz are written.
+        mocap: The motion capture file, npz (format: bodymodel.mocap.load_mocap).
+        out: Where pose_prior.npz and open_prior.npz are written.
+        poses: The file of chosen poses that is written (bodymodel.mocap.packaged_motion).
         pairs: Mirror pairs of mixture components; 0 is a single Gaussian.
-        every: Take every n-th frame.
+        every: Take every n-th frame; the learnt prior takes them all.
         check: Also cross-validate by subject (a minute for a mixture).
         dry_run: Measure and print, write nothing.
     """
 
     mocap: tyro.conf.Positional[Path]
     out: Path = Path(__file__).parent / "data"
+    poses: Path = Path(bodymodel.__file__).parent / "data" / "mocap_poses.npz"
     pairs: int = 0
     every: int = 3
     check: bool = False
     dry_run: bool = False
 
 
-def _tilt(global_orient: np.ndarray) -> np.ndarray:
+def tilt(global_orient: np.ndarray) -> np.ndarray:
     """Return (F, 3) orientations without their turn about the vertical (y up)."""
     from scipy.spatial.transform import Rotation
 
@@ -63,13 +70,13 @@ def trunk_lean(global_orient: np.ndarray, body_pose: np.ndarray) -> np.ndarray:
     """
     from scipy.spatial.transform import Rotation
 
+    from bodymodel.skeleton import REST_JOINTS, forward_kinematics
     from bodymodel.spec import BODY_JOINTS
-    from fitting.skeleton import REST_JOINTS, forward_kinematics
 
     neck = BODY_JOINTS.index("neck")
     rest = REST_JOINTS[neck] - REST_JOINTS[0]
     upright = Rotation.from_rotvec([np.arctan2(-rest[2], rest[1]), 0, 0])
-    up = upright.apply(forward_kinematics(_tilt(global_orient), body_pose)[:, neck])
+    up = upright.apply(forward_kinematics(tilt(global_orient), body_pose)[:, neck])
     up /= np.linalg.norm(up, axis=1, keepdims=True)
     forward, left = np.arctan2(up[:, 2], up[:, 1]), np.arctan2(up[:, 0], up[:, 1])
     return np.degrees(np.stack([forward, left, np.arccos(np.clip(up[:, 1], -1, 1))], axis=1))
@@ -87,9 +94,9 @@ def _percentiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _select(motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of diverse frames (farthest points, capped by subject) and of typical ones."""
-    from fitting.skeleton import forward_kinematics
+    from bodymodel.skeleton import forward_kinematics
 
-    joints = forward_kinematics(_tilt(motion.global_orient), motion.body_pose)
+    joints = forward_kinematics(tilt(motion.global_orient), motion.body_pose)
     joints = joints.reshape(len(joints), -1)
     diverse = [int(np.argmin(((joints - joints.mean(0)) ** 2).sum(1)))]
     distance = np.full(len(joints), np.inf)
@@ -165,6 +172,7 @@ def build(config: BuildPrior) -> None:
     """
     from fitting import mocap as mc
     from fitting import prior_training as training
+    from fitting.prior_network import train_prior
 
     mocap = mc.load_mocap(config.mocap)
     motion = mc.retarget(mocap)
@@ -178,9 +186,14 @@ def build(config: BuildPrior) -> None:
     good = mc.plausible_frames(motion)
     _say(f"{good.sum()} of {len(good)} frames plausible")
     motion = motion.take(good)
+    whole = motion.take(~training.is_held_out(motion.subject))
     motion = motion.take(np.arange(0, len(motion.frame), config.every))
     weights = training.subject_weights(motion.subject)
-    model = training.fit_gaussians(motion.body_pose, weights, pairs=config.pairs)
+    train = motion.take(~training.is_held_out(motion.subject))
+    _say("trained on subjects " + ", ".join(np.unique(train.subject)))
+    model = training.fit_gaussians(
+        train.body_pose, training.subject_weights(train.subject), pairs=config.pairs
+    )
     lean = _percentiles(trunk_lean(motion.global_orient, motion.body_pose), weights)
     _say("trunk lean, degrees, percentiles " + ", ".join(map(str, PERCENTS)))
     for name, column in zip(("forward", "left", "all"), lean.T, strict=True):
@@ -190,6 +203,9 @@ def build(config: BuildPrior) -> None:
         for name, values in _cross_validate(motion, config.pairs).items():
             (alone, both), (worst_alone, worst_both) = values.mean(0), values.min(0)
             _say(f"  {name:32s}{alone:.3f} ({worst_alone:.3f}) | {both:.3f} ({worst_both:.3f})")
+    learned = train_prior(
+        whole.body_pose, training.subject_weights(whole.subject), say=lambda text: _say("  " + text)
+    )
     if config.dry_run:
         return
 
@@ -209,19 +225,31 @@ def build(config: BuildPrior) -> None:
         trunk_lean_deg=lean.astype(np.float32),
         **provenance,
     )
+    layers = enumerate(zip(learned.weights, learned.biases, strict=True))
+    np.savez_compressed(
+        config.out / "open_prior.npz",
+        mean=learned.mean.numpy().astype(np.float32),
+        precision=learned.precision.numpy().astype(np.float32),
+        **{
+            f"{kind}{k}": array.numpy().astype(np.float32)
+            for k, pair in layers
+            for kind, array in zip(("weight", "bias"), pair, strict=True)
+        },
+        **provenance,
+    )
     diverse, typical = _select(motion, np.random.default_rng(0))
     chosen = motion.take(np.concatenate([diverse, typical]))
     np.savez_compressed(
-        config.out / "mocap_poses.npz",
+        config.poses,
         body_pose=chosen.body_pose,
-        global_orient=_tilt(chosen.global_orient).astype(np.float32),
+        global_orient=tilt(chosen.global_orient).astype(np.float32),
         subject=chosen.subject,
         clip=chosen.clip,
         diverse=np.arange(len(chosen.frame)) < len(diverse),
         **provenance,
     )
-    for name in ("pose_prior.npz", "mocap_poses.npz"):
-        _say(f"wrote {config.out / name} ({(config.out / name).stat().st_size / 1e3:.0f} kB)")
+    for path in (config.out / "pose_prior.npz", config.out / "open_prior.npz", config.poses):
+        _say(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
 def main() -> None:

@@ -73,9 +73,9 @@ class FitConfig:
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
-    interpenetration: Literal["off", "measure", "on"] = "on"
+    interpenetration: Literal["off", "measure", "on"] = "off"
     """on: measure how far each body goes through itself, and push apart what does; measure: only
-    measure; off: neither."""
+    measure; off: neither. In a run, --interpenetration says."""
     w_penetration: float = 5.0
     """Squared depth (cm) of parts inside each other, times the area (cm^2) that is."""
     penetration_rounds: int = 4

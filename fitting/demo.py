@@ -26,7 +26,6 @@ GENERATOR = 1
 """Goes up whenever the same seed gives other pictures."""
 
 _MATLAB = 0.5  # MATLAB calls the centre of the first pixel 1, we call it 0.5
-_MARGIN = 0.05  # of the picture's side, kept free around the person
 
 # How far, in metres, a limb's own surface may be in front of its joint.
 _REACH_M = {
@@ -164,6 +163,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
 
     from bodymodel.synthetic import (
         dress,
+        frame_person,
         head_top_vertex,
         is_hidden,
         make_backdrop,
@@ -185,7 +185,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
     vertices, keypoints = posed()
     fill = rng.uniform(0.78, 0.88)
     offset = rng.uniform(-1, 1, 2)
-    transl = _frame(vertices, focal, width, height, fill, offset)
+    transl = frame_person(vertices, focal, width, height, fill, offset)
     params.transl.copy_(torch.as_tensor(transl, dtype=params.transl.dtype))
     vertices, keypoints = posed()
 
@@ -264,40 +264,6 @@ def _random_hand(body: BodyData, side: int, bent: float, rng: np.random.Generato
     coefficients = 0.25 * np.clip(rng.standard_normal(6), -1.5, 1.5)
     hand = (1 + 0.8 * bent) * mean + coefficients @ body.hand_components[side, :6]
     return hand.reshape(15, 3)
-
-
-def _frame(
-    vertices: np.ndarray,
-    focal: float,
-    width: int,
-    height: int,
-    fill: float,
-    offset: np.ndarray,
-) -> np.ndarray:
-    """Return the translation (3,) that makes a person fill the picture, all of them in it.
-
-    Args:
-        vertices: (V, 3) posed around the origin of the camera's frame.
-        focal: Pixels.
-        width: Pixels.
-        height: Pixels.
-        fill: Share of the picture's height, or width if that is tighter, that the person takes.
-        offset: (2,) from -1 to 1: where in the room left over.
-    """
-    size = np.array((width, height), np.float64)
-    transl = np.array((0, 0, focal * 2 / height))
-    for _ in range(12):  # a fixed point: the extent depends on the depth of each vertex
-        moved = vertices + transl
-        pixels = moved[:, :2] / moved[:, 2:] * focal + size / 2
-        low, high = pixels.min(0), pixels.max(0)
-        grow = ((high - low) / (fill * size)).max()
-        room = np.maximum(size * (1 - 2 * _MARGIN) - (high - low), 0) / 2
-        target = size / 2 + offset * np.minimum(room, 0.08 * size)
-        depth = transl[2] + 0.7 * (grow - 1) * transl[2]
-        transl[:2] += (target - (low + high) / 2) * transl[2] / focal
-        transl[:2] *= depth / transl[2]
-        transl[2] = depth
-    return transl
 
 
 # --- files -----------------------------------------------------------------------------------

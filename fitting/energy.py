@@ -19,7 +19,7 @@ from fitting.config import StageConfig
 from fitting.data_term import DataPlan, Evidence, data_energy, data_quadratic, plan_data
 from fitting.limits import JointLimits
 from fitting.prior_terms import StagePriors
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.state import Layout
 
 __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
@@ -107,7 +107,7 @@ class Energy:
 
     sliced: SlicedBody
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     evidence: Evidence
@@ -201,7 +201,7 @@ def _prepare_data(sliced: SlicedBody, layout: Layout, size: int, free: Tensor | 
 @lru_cache(maxsize=64)
 def _prepare_priors(
     layout: Layout,
-    prior: PosePrior,
+    prior: BodyPrior,
     limits: JointLimits,
     stage: StageConfig,
     size: int,

@@ -1,6 +1,6 @@
 """Evidence beyond one photo's keypoints, gathered for a batch: 3D keypoints, further views."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,16 +12,16 @@ from bodymodel.rotations import rotmat_to_rotvec
 from bodymodel.sliced import SlicedBody, sliced_forward
 from fitting.config import FitConfig
 from fitting.points3d import Points3DTerm
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.records import FitTarget
 from fitting.rigid import align
 from fitting.state import Layout
 from fitting.views import ViewsTerm, stack_views, triangulate
 
 __all__ = [
+    "find_extra_problem",
     "has_2d",
     "has_extra",
-    "points_seen",
     "residual_3d_mm",
     "seen_terms",
     "start_from_points",
@@ -42,13 +42,38 @@ def has_extra(target: FitTarget) -> bool:
     return bool(target.views) or target.keypoints_3d is not None
 
 
-def points_seen(target: FitTarget, min_confidence: float) -> np.ndarray:
-    """(145,) bool: points that any of the evidence has."""
-    sets = [np.asarray(target.keypoints_2d)]
-    sets += [np.asarray(view.keypoints_2d) for view in target.views]
+def find_extra_problem(
+    target: FitTarget, names: Collection[str], min_points: int, min_confidence: float
+) -> str:
+    """Say why a person with more evidence than one photo cannot be fitted, or nothing.
+
+    Args:
+        target: The person.
+        names: Points of the body that count.
+        min_points: Fewest of them, in all the evidence together.
+        min_confidence: Points below it are not used.
+
+    Raises:
+        ValueError: If an array has another shape than its docstring says.
+    """
+    count = len(FIT_KEYPOINTS)
+    sets = [(np.asarray(v.keypoints_2d), (count, 3)) for v in (target, *target.views)]
     if target.keypoints_3d is not None:
-        sets.append(np.asarray(target.keypoints_3d))
-    return np.any([np.isfinite(s).all(-1) & (s[:, -1] >= min_confidence) for s in sets], axis=0)
+        sets.append((np.asarray(target.keypoints_3d), (count, 4)))
+    for points, shape in sets:
+        if points.shape != shape:
+            what = "keypoints_2d" if shape[1] == 3 else "keypoints_3d"
+            raise ValueError(f"{what} must be {shape} in the 'fit' convention, got {points.shape}")
+    for view in (target, *target.views) if has_2d(target) or target.views else ():
+        if not (np.isfinite(view.focal_px) and view.focal_px > 0):
+            return f"the focal length is {view.focal_px} px; it must be positive"
+        if not np.isfinite(view.center_px).all():
+            return "the principal point is not a number"
+    rows = [FIT_KEYPOINTS.index(name) for name in names]
+    seen = np.any([np.isfinite(p).all(-1) & (p[:, -1] >= min_confidence) for p, _ in sets], axis=0)
+    if seen[rows].sum() < min_points:
+        return f"{seen[rows].sum()} points of the body are seen, at least {min_points} are needed"
+    return ""
 
 
 def _own_weight(sliced: SlicedBody, config: FitConfig) -> np.ndarray:
@@ -116,7 +141,7 @@ def start_from_points(
     targets: Sequence[FitTarget],
     sliced: SlicedBody,
     layout: Layout,
-    prior: PosePrior,
+    prior: BodyPrior,
     config: FitConfig,
 ) -> Tensor:
     """Place the starts of persons of whom points in space are known, and turn the first so.

@@ -20,9 +20,9 @@ from fitting.contacts import BodyContacts
 from fitting.covariance import Rivals, joint_covariance, relative_joints
 from fitting.energy import TERMS, Energy, Evidence, Term
 from fitting.extra import (
+    find_extra_problem,
     has_2d,
     has_extra,
-    points_seen,
     residual_3d_mm,
     seen_terms,
     start_from_points,
@@ -31,7 +31,8 @@ from fitting.extra import (
 from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
 from fitting.points3d import Points3DTerm
-from fitting.priors import load_pose_prior
+from fitting.prior_choice import load_prior
+from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
@@ -45,6 +46,7 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.target_check import find_problem, seen_points
 from fitting.uncertainty import pack_mm2
 from fitting.views import ViewsTerm
 
@@ -163,6 +165,7 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
+        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -174,6 +177,7 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
+        prior: BodyPrior | None = None,
     ):
         self.body = body
         self.config = config or FitConfig()
@@ -186,7 +190,8 @@ class Fitter:
         self._body_joints = slice_body(body, BODY_JOINTS, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = load_pose_prior(**options)
+        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None
@@ -251,34 +256,13 @@ class Fitter:
 
     def _problem(self, target: FitTarget) -> str:
         """Say why a person cannot be fitted, or nothing."""
-        points = np.asarray(target.keypoints_2d)
-        if points.shape != (len(FIT_KEYPOINTS), 3):
-            raise ValueError(
-                f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, got "
-                f"{points.shape}; Keypoints2D(...).to('fit') gives them"
-            )
-        if target.keypoints_3d is not None:
-            shape = np.asarray(target.keypoints_3d).shape
-            if shape != (len(FIT_KEYPOINTS), 4):
-                raise ValueError(
-                    f"keypoints_3d must be ({len(FIT_KEYPOINTS)}, 4), x y z and confidence in the "
-                    f"'fit' convention, got {shape}"
-                )
-        for view in (target, *target.views) if has_2d(target) or target.views else ():
-            if not (np.isfinite(view.focal_px) and view.focal_px > 0):
-                return f"the focal length is {view.focal_px} px; it must be positive"
-            if not np.isfinite(view.center_px).all():
-                return "the principal point is not a number"
-        seen = points_seen(target, self.config.min_confidence)
-        used = [n for n, ok in zip(FIT_KEYPOINTS, seen, strict=True) if ok and n in COARSE_POINTS]
-        if len(used) < self.config.min_points:
-            return (
-                f"{len(used)} points of the body are seen, "
-                f"at least {self.config.min_points} are needed"
-            )
-        if target.keypoints_3d is not None or target.views:
-            return ""
-        spread = np.ptp(points[[FIT_KEYPOINTS.index(n) for n in used], :2], axis=0).max()
+        config = self.config
+        limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if has_extra(target):
+            return find_extra_problem(target, *limits)
+        if problem := find_problem(target, *limits):
+            return problem
+        spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
         return ""
@@ -457,6 +441,7 @@ class Fitter:
         iterations = found.iterations
         for stage in config.coarse:
             energy = self._energy(self._coarse, stage, coarse, seen)
+            energy = replace(energy, prior=self._coarse_prior)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
         # All starts are compared by one energy, so that the margin between them means something.
@@ -588,22 +573,29 @@ class Fitter:
         if self._contacts is None:
             return replace(final, iterations=spent), [SelfPenetration()] * batch
         found = self._contacts.find(self._layout.params(x))
-        rounds = (
-            config.penetration_rounds if config.interpenetration == "on" and not measure_only else 0
-        )
+        measured = self._contacts.measure(found, batch)
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        if measure_only:
+            rounds = 0
+        who = torch.arange(batch, device=self.device)
         for _ in range(rounds):
-            deep = found.person[1000 * found.depth > config.penetration_mm]
-            who = torch.unique(deep)
-            if not len(who):
+            still = [
+                m.depth_mm > config.penetration_mm for m in (measured[k] for k in who.tolist())
+            ]
+            is_deep = torch.tensor(still, device=self.device)
+            if not is_deep.any():
                 break
-            term = self._contacts.term(found, who, config.w_penetration)
+            found, who = found.take(is_deep), who[is_deep]
             moved = energy.take(who)
+            term = self._contacts.term(moved, x[who], found, config.w_penetration)
             moved = replace(moved, extra=(*moved.extra, term))
             solved = self._run(moved, x[who, None], config.penetration_iterations)
             x[who] = solved.x[:, 0]
             spent[who] += solved.iterations
-            found = self._contacts.find(self._layout.params(x))
-        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
+            found = self._contacts.find(self._layout.params(x[who]))
+            for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
+                measured[k] = new
+        return replace(final, x=x[:, None], iterations=spent), measured
 
     def _flip_limbs(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from bodymodel.rotations import rotvec_to_rotmat
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior, PosePrior
 from fitting.state import Layout
 
 __all__ = ["StagePriors"]
@@ -42,7 +42,7 @@ class StagePriors:
     """
 
     layout: Layout
-    prior: PosePrior
+    prior: BodyPrior
     limits: JointLimits
     stage: StageConfig
     size: int
@@ -59,7 +59,7 @@ class StagePriors:
     def of(
         cls,
         layout: Layout,
-        prior: PosePrior,
+        prior: BodyPrior,
         limits: JointLimits,
         stage: StageConfig,
         size: int,
@@ -138,7 +138,7 @@ class StagePriors:
         excess = self.limits.residual(full_pose.flatten(1))
         lean, inlier, _ = self._lean(x)
         out = {
-            "pose": stage.w_pose * self.prior.quadratic(x[:, body])[0],
+            "pose": 2 * stage.w_pose * self.prior.energy(x[:, body]),
             "bend": self._bend(x).square().sum(1),
             "limits": stage.w_limits * excess.square().sum(1),
             "upright": stage.w_upright * lean.square() * inlier,

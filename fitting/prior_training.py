@@ -7,14 +7,17 @@ from scipy.linalg import solve_triangular
 from scipy.spatial.transform import Rotation
 from scipy.stats import rankdata
 
+from bodymodel.skeleton import mirror_pose
 from bodymodel.spec import BODY_JOINTS
-from fitting.skeleton import mirror_pose
 
 __all__ = [
     "Gaussians",
     "bend_knees_backwards",
     "energy",
     "fit_gaussians",
+    "is_held_out",
+    "mirror_rows",
+    "recording_noise",
     "roc_auc",
     "shuffle_joints",
     "subject_weights",
@@ -44,6 +47,11 @@ class Gaussians:
     costs: np.ndarray
 
 
+def is_held_out(subject: np.ndarray) -> np.ndarray:
+    """Return the (F,) mask of the subjects that no shipped prior has seen: numbers 5, 10, ..."""
+    return np.array([int(s) % 5 == 0 for s in subject])
+
+
 def subject_weights(subject: np.ndarray) -> np.ndarray:
     """Return (F,) frame weights, sum 1: a subject counts as the square root of its frames.
 
@@ -55,18 +63,24 @@ def subject_weights(subject: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
+def recording_noise() -> np.ndarray:
+    """Return (63,) standard deviations, radians: the root of what ``_floor`` says."""
+    return np.sqrt(_floor())
+
+
 def _floor() -> np.ndarray:
     """Return (63,) variances added to the data's: what the recording could not see or resolve.
 
     Toes, the wrist's bending and the clavicle were not recorded. The shares of
-    spine, neck and head, and of elbow and wrist in pronation, are ours (fitting.mocap), so the
+    spine, neck and head, and of elbow and wrist in pronation, are ours (bodymodel.mocap), so the
     data show them as laws. A prior must not be stiff in any of these because of that.
     """
     degrees = [next(v for k, v in _FLOOR_DEG.items() if k in name) for name in BODY_JOINTS[1:]]
     return np.radians(degrees).reshape(-1) ** 2
 
 
-def _mirror_rows(x: np.ndarray) -> np.ndarray:
+def mirror_rows(x: np.ndarray) -> np.ndarray:
+    """Return the mirrored poses of rows (F, 63)."""
     return mirror_pose(x.reshape(-1, 21, 3)).reshape(-1, 63)
 
 
@@ -77,7 +91,7 @@ def _nearest_centres(
     half = len(x) // 2  # the rest is the mirror image of the first half
     centres = [x[rng.choice(half, p=weights[:half] / weights[:half].sum())]]
     while True:
-        both = np.concatenate([np.stack(centres), _mirror_rows(np.stack(centres))])
+        both = np.concatenate([np.stack(centres), mirror_rows(np.stack(centres))])
         distance = ((x**2).sum(1)[:, None] - 2 * x @ both.T + (both**2).sum(1)).clip(0)
         if len(centres) == pairs:
             return np.eye(2 * pairs)[distance.argmin(1)]
@@ -118,7 +132,7 @@ def fit_gaussians(
         covariance = (x - mean).T @ ((x - mean) * w[:, None]) + floor
         return _as_gaussians(mean[None], covariance[None], np.ones(1))
 
-    mirror = _mirror_rows(np.eye(63))  # symmetric: a pose's mirror image is mirror @ pose
+    mirror = mirror_rows(np.eye(63))  # symmetric: a pose's mirror image is mirror @ pose
     share = _nearest_centres(x, w, pairs, np.random.default_rng(seed)) * w[:, None]
     for _ in range(iterations):
         # Only the first of each pair is estimated; the data are symmetric, so the second is its
@@ -132,7 +146,7 @@ def fit_gaussians(
         ]
         pooled = sum(p * (c + mirror @ c @ mirror) for p, c in zip(prior, scatter, strict=False))
         scatter = [(1 - shrinkage) * c + shrinkage * pooled + floor for c in scatter]
-        means = np.concatenate([first, _mirror_rows(first)])
+        means = np.concatenate([first, mirror_rows(first)])
         covariances = np.stack(scatter + [mirror @ c @ mirror for c in scatter])
         log = np.stack(
             [

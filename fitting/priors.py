@@ -1,7 +1,8 @@
 """Priors on the pose as least-squares residuals, for Gauss-Newton solvers.
 
-A residual prior is a function r(pose) with its Jacobian; its energy is 0.5 |r|^2. A learned prior
-takes the same place by offering the same three methods (``ResidualPrior``).
+A prior is a residual r(pose) whose energy is 0.5 |r|^2. All that a solver asks of one is
+``BodyPrior``; the Gaussians are here, the others in ``fitting.learned_prior`` and
+``fitting.vposer``, and ``fitting.prior_choice`` finds the one that a user named.
 """
 
 from dataclasses import dataclass
@@ -13,25 +14,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["PosePrior", "ResidualPrior", "load_pose_prior"]
+__all__ = ["BodyPrior", "PosePrior", "free_pose", "load_pose_prior", "squared_pose"]
 
 _DIM = 63
 
 
-class ResidualPrior(Protocol):
-    """What the solver asks of a prior on body_pose; the energy is 0.5 |r|^2."""
+class BodyPrior(Protocol):
+    """What a solver asks of a prior on body_pose; the energy is 0.5 |r|^2."""
 
     @property
-    def num_residuals(self) -> int:
-        """K, the length of the residual."""
+    def start(self) -> Tensor:
+        """(63,) the pose to start from."""
         ...
 
-    def residual(self, body_pose: Tensor) -> Tensor:
-        """Return (..., K) from (..., 63) axis-angle."""
+    @property
+    def coarse(self) -> "BodyPrior":
+        """What to anneal with from far away: the same, or something smoother without traps."""
         ...
 
-    def residual_and_jacobian(self, body_pose: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (..., K) and (..., K, 63)."""
+    def to(self, *args, **kwargs) -> "BodyPrior":
+        """Return it on another device or in another dtype, as ``Tensor.to``."""
+        ...
+
+    def energy(self, body_pose: Tensor) -> Tensor:
+        """Return (...) from (..., 63) axis-angle. Differentiable."""
+        ...
+
+    def quadratic(self, body_pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return |r|^2 (...), J^T r (..., 63) and J^T J (..., 63, 63)."""
         ...
 
 
@@ -71,6 +81,16 @@ class PosePrior:
     def num_residuals(self) -> int:
         """63 whitened axis-angles, and one constant for the component's cost."""
         return _DIM + 1
+
+    @property
+    def start(self) -> Tensor:
+        """(63,) the mean of the component that costs least."""
+        return self.means[self.costs.argmin()]
+
+    @property
+    def coarse(self) -> "PosePrior":
+        """The same: a Gaussian is as smooth as can be."""
+        return self
 
     @cached_property
     def precisions(self) -> Tensor:
@@ -168,11 +188,25 @@ def _check(body_pose: Tensor) -> None:
         )
 
 
+def squared_pose(
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> PosePrior:
+    """Return the prior whose |r|^2 is the squared norm of the axis-angles (SMPLify-X's ``l2``)."""
+    zero = torch.zeros(1, _DIM, dtype=dtype, device=device)
+    return PosePrior(zero, torch.eye(_DIM, dtype=dtype, device=device)[None], zero[:, 0])
+
+
+def free_pose(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> PosePrior:
+    """Return the prior that likes every pose the same. Fits still start from the mean pose."""
+    start = load_pose_prior(device, dtype).means
+    return PosePrior(start, start.new_zeros(1, _DIM, _DIM), start.new_zeros(1))
+
+
 @lru_cache(maxsize=8)
 def load_pose_prior(
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> PosePrior:
-    """Return the prior that comes with the package (see fitting/data/PROVENANCE.md)."""
+    """Return the Gaussian that comes with the package (see fitting/data/PROVENANCE.md)."""
     with (resources.files("fitting") / "data" / "pose_prior.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         return PosePrior(

@@ -23,20 +23,22 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.contacts import BodyContacts
+from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
     MODEL_JOINTS,
-    POSE_PENALTIES,
+    OPENPOSE_POINTS,
     REFERENCE_TERMS,
     TORSO_EDGES,
     ReferenceEvidence,
-    find_problem,
     reference_energy,
     reference_evidence,
 )
 from fitting.reference_mesh import make_mesh
+from fitting.reference_pose import pose_unknown
 from fitting.starts import stature_m
+from fitting.target_check import find_problem
 
 __all__ = ["Descent", "ReferenceFitter", "minimise_lbfgs", "reference_energy"]
 
@@ -142,6 +144,8 @@ class ReferenceFitter:
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``float32``, as published, or ``float64``.
+        prior: On the body's pose; as published without VPoser, the squared axis-angles, if None. A
+            VPoser's code is solved for instead of the pose.
 
     Raises:
         ValueError: If the body is of another family, or smplx cannot pose it.
@@ -154,6 +158,7 @@ class ReferenceFitter:
         config: ReferenceConfig | None = None,
         device: str = "cpu",
         dtype: str = "float32",
+        prior: BodyPrior | None = None,
     ):
         self.body = body
         self.config = config or ReferenceConfig()
@@ -164,7 +169,7 @@ class ReferenceFitter:
         if self.config.interpenetration:
             self._surface = make_surface(body, body_parts(body, PUBLISHED_PAIRS), self.device)
         self._contacts = BodyContacts(body, torch.float64, "cpu")
-        self._pose_penalty = POSE_PENALTIES[self.config.body_prior]
+        self._pose = pose_unknown(prior, self.dtype, self.device)
         self._all = slice_body(body, dtype=torch.float64)
         components = body.hand_components[:, : self.config.num_hand_components]
         self._hand_components = self._real(components)
@@ -187,12 +192,13 @@ class ReferenceFitter:
         evidence = reference_evidence(target, self.dtype, self.device)
         batched = BodyParams(**{k: self._real(v)[None] for k, v in params.items()})
         with torch.no_grad():
-            return self._terms(batched, evidence, self.config.stages[stage])
+            unknown = self._pose.of(batched.body_pose.flatten(-2))
+            return self._terms(batched, unknown, evidence, self.config.stages[stage])
 
     # --- one person ----------------------------------------------------------------------------
 
     def _fit_one(self, target: FitTarget) -> FitResult:
-        if problem := find_problem(target, self.config.min_points):
+        if problem := self._problem(target):
             return self._refused("too_few_keypoints", problem)
         evidence = reference_evidence(target, self.dtype, self.device)
         torso = self._torso(evidence)
@@ -214,6 +220,16 @@ class ReferenceFitter:
             attempts.append(attempt)
             evaluations += spent
         return self._result(target, attempts, evaluations)
+
+    def _problem(self, target: FitTarget) -> str:
+        """Say why a person cannot be fitted, or nothing."""
+        body = [name for name in OPENPOSE_POINTS if keypoint_part(name) == "body"]
+        if problem := find_problem(target, body, self.config.min_points):
+            return problem
+        height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
+        if not height > 0:
+            return f"the photo's height is {height} px; residuals are weighed by it"
+        return ""
 
     def _torso(self, evidence: ReferenceEvidence) -> list[tuple[int, int]]:
         """The edges of the trunk that place the camera, in OpenPose's numbers."""
@@ -282,7 +298,8 @@ class ReferenceFitter:
         for stage in self.config.stages:
 
             def loss(stage: ReferenceStage = stage) -> Tensor:
-                terms = self._energy(self._params(variables), evidence, stage)
+                params = self._params(variables)
+                terms = self._energy(params, variables["pose"], evidence, stage)
                 return sum(terms.values()).sum()
 
             descent = minimise_lbfgs(moving, loss, self.config)
@@ -291,28 +308,29 @@ class ReferenceFitter:
                 break
         with torch.no_grad():
             params = self._params(variables)
-            terms = self._terms(params, evidence, self.config.stages[-1])
+            terms = self._terms(params, variables["pose"], evidence, self.config.stages[-1])
         return _Attempt(params, terms, descent.loss, descent.converged), evaluations
 
     def _energy(
-        self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
+        self, params: BodyParams, pose: Tensor, evidence: ReferenceEvidence, stage: ReferenceStage
     ) -> dict[str, Tensor]:
         return reference_energy(
-            self._mesh, params, evidence, stage, self.config, self._hand_means, self._pose_penalty,
-            self._surface,
+            self._mesh, params, evidence, stage, self.config, self._hand_means,
+            lambda _: self._pose.penalty(pose), self._surface,
         )  # fmt: skip
 
     def _terms(
-        self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
+        self, params: BodyParams, pose: Tensor, evidence: ReferenceEvidence, stage: ReferenceStage
     ) -> dict[str, float]:
-        return {name: float(value) for name, value in self._energy(params, evidence, stage).items()}
+        terms = self._energy(params, pose, evidence, stage)
+        return {name: float(value) for name, value in terms.items()}
 
     # --- unknowns ------------------------------------------------------------------------------
 
     def _variables(self) -> Variables:
         """Everything at zero, where the published solver starts each person, (1, n) each."""
         sizes = {
-            "transl": 3, "global_orient": 3, "body_pose": 63, "betas": self.body.num_betas,
+            "transl": 3, "global_orient": 3, "pose": self._pose.size, "betas": self.body.num_betas,
             "expression": self.body.num_expression, "jaw_pose": 3, "leye_pose": 3, "reye_pose": 3,
             "left_hand_pca": self.config.num_hand_components,
             "right_hand_pca": self.config.num_hand_components,
@@ -329,8 +347,9 @@ class ReferenceFitter:
             ).view(1, 15, 3)
             for k, side in enumerate(("left", "right"))
         }
-        others = {k: v for k, v in variables.items() if not k.endswith("_pca")}
-        return BodyParams(**others | hands | {"body_pose": variables["body_pose"].view(1, 21, 3)})
+        others = {k: v for k, v in variables.items() if k != "pose" and not k.endswith("_pca")}
+        body_pose = self._pose.decode(variables["pose"]).view(1, 21, 3)
+        return BodyParams(**others | hands | {"body_pose": body_pose})
 
     def _real(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(array), dtype=self.dtype, device=self.device)

@@ -59,8 +59,6 @@ class ReferenceConfig:
     ] = "auto"
     """Who poses the mesh under --solver lbfgs: smplx, as published (its licence is non-commercial),
     or own, this project's model; auto takes smplx where it is installed."""
-    body_prior: Literal["l2"] = "l2"
-    """Prior on the body's pose; l2 is the squared norm of the axis-angles."""
     stages: tuple[ReferenceStage, ...] = PUBLISHED_STAGES
     """The annealing."""
     num_hand_components: int = 12

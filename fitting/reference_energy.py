@@ -15,7 +15,7 @@ from torch import Tensor
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from bodymodel.params import BodyParams
 from bodymodel.penetration import Surface
-from bodymodel.spec import FACE_LANDMARKS, SMPLX_KEYPOINTS, keypoint_part
+from bodymodel.spec import FACE_LANDMARKS, SMPLX_KEYPOINTS
 from fitting.conic_field import penetration_energy
 from fitting.records import FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage
@@ -25,10 +25,8 @@ __all__ = [
     "IGNORED",
     "MODEL_JOINTS",
     "OPENPOSE_POINTS",
-    "POSE_PENALTIES",
     "REFERENCE_TERMS",
     "ReferenceEvidence",
-    "find_problem",
     "point_weights",
     "reference_energy",
     "reference_evidence",
@@ -65,10 +63,6 @@ PosePenalty = Callable[[Tensor], Tensor]
 def squared_axis_angles(body_pose: Tensor) -> Tensor:
     """The prior ``l2``: (..., 63) -> (...)."""
     return body_pose.square().sum(-1)
-
-
-POSE_PENALTIES: dict[str, PosePenalty] = {"l2": squared_axis_angles}
-"""By ReferenceConfig.body_prior."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,37 +109,6 @@ def reference_evidence(
         center_px=torch.as_tensor(np.asarray(target.center_px), dtype=dtype, device=device),
         height_px=height if np.isfinite(height) else 2 * float(target.center_px[1]),
     )
-
-
-def find_problem(target: FitTarget, min_points: int) -> str:
-    """Say why a person cannot be fitted, or nothing.
-
-    Raises:
-        ValueError: If the keypoints are not of the ``fit`` convention.
-    """
-    points = np.asarray(target.keypoints_2d)
-    if points.shape != (len(FIT_KEYPOINTS), 3):
-        raise ValueError(
-            f"keypoints_2d must be ({len(FIT_KEYPOINTS)}, 3) in the 'fit' convention, "
-            f"got {points.shape}"
-        )
-    if not (np.isfinite(target.focal_px) and target.focal_px > 0):
-        return f"the focal length is {target.focal_px} px; it must be positive"
-    if not np.isfinite(target.center_px).all():
-        return "the principal point is not a number"
-    height = target.height_px if np.isfinite(target.height_px) else 2 * target.center_px[1]
-    if not height > 0:
-        return f"the photo's height is {height} px; residuals are weighed by it"
-    used = {
-        name
-        for name in OPENPOSE_POINTS
-        if keypoint_part(name) == "body"
-        and np.isfinite(points[FIT_KEYPOINTS.index(name)]).all()
-        and points[FIT_KEYPOINTS.index(name), 2] > 0
-    }
-    if len(used) < min_points:
-        return f"{len(used)} points of the body are seen, at least {min_points} are needed"
-    return ""
 
 
 def point_weights(stage: ReferenceStage) -> np.ndarray:

@@ -38,7 +38,7 @@ class Rooms:
     open_dataset: Callable[[Path, str | None], Any]
     observe: Callable[..., Iterable[PersonObservation]]
     load_body: Callable[[str, str, str], BodyData]
-    make_fitter: Callable[[BodyData, FitConfig | ReferenceConfig, str, str], Solver]
+    make_fitter: Callable[[BodyData, FitConfig | ReferenceConfig, str, str, str], Solver]
     start_torch: Callable[[str], tuple[str, str]]
     seed: Callable[[int], None]
     draw: Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]] = draw_fit
@@ -55,16 +55,19 @@ def real_rooms() -> Rooms:
 
 
 def make_fitter(
-    body: BodyData, config: FitConfig | ReferenceConfig, device: str, dtype: str
+    body: BodyData, config: FitConfig | ReferenceConfig, device: str, dtype: str, prior: str
 ) -> Solver:
-    """Return the solver whose settings these are."""
+    """Return the solver whose settings these are; the prior is by name or path."""
+    from fitting.prior_choice import load_prior
+
+    pose_prior = load_prior(prior)
     if isinstance(config, ReferenceConfig):
         from fitting.reference import ReferenceFitter
 
-        return ReferenceFitter(body, config, device, dtype)
+        return ReferenceFitter(body, config, device, dtype, pose_prior)
     from fitting.fit import Fitter
 
-    return Fitter(body, config, device, dtype)
+    return Fitter(body, config, device, dtype, pose_prior)
 
 
 def start_torch(wanted: str) -> tuple[str, str]:

@@ -62,15 +62,21 @@ class RunConfig:
     focal: Literal["free", "fixed"] = "free"
     """Where nobody knows the focal length: free fits it beside the body (the fast solver only),
     fixed takes the photo's diagonal."""
+    clip: bool = False
+    """The photos of each folder, by name, are frames of a video: people are followed, and each is
+    fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
     """Where fits start: keypoints. (mean, regressor:CKPT and fits:RUN are not there yet.)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
     """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
-    interpenetration: Literal["auto", "on", "off"] = "auto"
-    """Whether parts of a body that are inside each other are pushed apart; auto: as the solver's
-    settings say, which is on for fast and off for lbfgs."""
+    interpenetration: Literal["on", "measure", "off"] = "measure"
+    """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
+    they are; off: neither, a third faster. lbfgs always measures."""
+    prior: str = "auto"
+    """On the body's pose: open, gaussian, l2 (squared angles), none, a VPoser folder, or SMPLify's
+    gmm_08.pkl. auto is open for fast and, as published, l2 for lbfgs."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
     faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
@@ -128,9 +134,9 @@ def main(argv: Sequence[str] | None = None, rooms: "Rooms | None" = None) -> int
         bad usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
     config = parse_command_line(RunConfig, argv, "python -m fitting.run", __doc__)
+    from curation.progress import set_up_logging
     from curation.store import StoreError
     from fitting.loop import RunError
-    from fitting.progress import set_up_logging
 
     set_up_logging(config.log_level)
     try:
@@ -187,7 +193,7 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
         raise UsageError(str(error)) from None
 
     store = FitStore(config.out or config.data / "fits")
-    settings = plain_config(config) | {"dataset": dataset.kind}
+    settings = plain_config(config) | {"dataset": dataset.kind, **_prior_hash(config)}
     unused = "reference" if config.solver == "fast" else "fit"
     run_hash = config_hash(settings | {"body_sha256": body.sha256}, (*NO_EFFECT, unused))
     info = RunInfo(
@@ -287,6 +293,7 @@ def _make_loop(
             config.fit if config.solver == "fast" else config.reference,
             device,
             config.dtype,
+            config.prior,
         ),
         rows=RowMaker(
             run_id=info.run_id,
@@ -305,6 +312,7 @@ def _make_loop(
         dataset_root=config.data,
         batch_size=_batch_size(config, device),
         shard=job.shard,
+        clips=config.clip,
         retry_failed=config.retry_failed,
         before_batch=functools.partial(rooms.seed, config.seed),
         part_s=rooms.part_s,
@@ -313,8 +321,8 @@ def _make_loop(
 
 def _go(job: _Job, loop: "FitLoop") -> None:
     """Run the loop, with progress shown and pictures drawn beside it."""
+    from curation.progress import Progress
     from fitting.overlays import OverlayPool
-    from fitting.progress import Progress
 
     config = job.config
     count = job.dataset.count()
@@ -353,6 +361,8 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     if config.focal_px is not None and not (math.isfinite(config.focal_px) and config.focal_px > 0):
         raise UsageError(f"--focal-px must be positive, got {config.focal_px}")
+    if config.clip and config.solver == "lbfgs":
+        raise UsageError("--clip needs the fast solver; leave --solver lbfgs or --clip out")
     if config.fov_deg is not None and not 0 < config.fov_deg < 170:
         raise UsageError(f"--fov-deg must be above 0 and below 170, got {config.fov_deg}")
     if config.focal_px is not None and config.fov_deg is not None:
@@ -372,14 +382,14 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
-    if config.interpenetration != "auto":
-        is_on = config.interpenetration == "on"
-        config = replace(
-            config,
-            interpenetration="auto",  # the run's hash knows it by the solver's settings
-            fit=replace(config.fit, interpenetration="on" if is_on else "measure"),
-            reference=replace(config.reference, interpenetration=is_on),
-        )
+    way = config.interpenetration
+    config = replace(
+        config,
+        fit=replace(config.fit, interpenetration=way),
+        reference=replace(config.reference, interpenetration=way == "on"),
+    )
+    if config.prior == "auto":
+        config = replace(config, prior="open" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
         config = replace(config, focal="fixed")  # as published
         body = resolve_body(config.reference.body)
@@ -387,6 +397,17 @@ def _resolve(config: RunConfig) -> RunConfig:
         if body == "smplx":
             _log.warning(LICENCE_LINE)
     return config
+
+
+def _prior_hash(config: RunConfig) -> dict[str, str]:
+    """What the file of the user's prior holds, so that another file makes another run."""
+    from fitting.prior_names import prior_sha256
+
+    try:
+        digest = prior_sha256(config.prior)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(f"--prior: {error}") from None
+    return {"prior_sha256": digest} if digest else {}
 
 
 def _choose_run_id(config: RunConfig, body: "BodyData", run_hash: str, store: "FitStore") -> str:
@@ -406,6 +427,8 @@ def _batch_size(config: RunConfig, device: str) -> int:
         return config.batch_size
     if config.solver == "lbfgs":
         return 1  # it takes one at a time anyway, and each is worth storing at once
+    if config.clip:
+        return 128  # frames that share a shape; longer clips are fitted piece by piece
     # On a CPU each core takes 32 at a time; on a GPU a batch that is too large is halved by itself.
     return 32 * (os.cpu_count() or 1) if device == "cpu" else 512
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward
 from fitting.data_term import Evidence
-from fitting.priors import PosePrior
+from fitting.priors import BodyPrior
 from fitting.state import Layout
 
 HEADINGS: tuple[tuple[str, float], ...] = (
@@ -146,7 +146,7 @@ def up_default(like: Tensor) -> Tensor:
 
 
 def heading_starts(
-    sliced: SlicedBody, layout: Layout, prior: PosePrior, evidence: Evidence
+    sliced: SlicedBody, layout: Layout, prior: BodyPrior, evidence: Evidence
 ) -> Tensor:
     """Return a state per heading, (B, len(HEADINGS), size): mean pose, depth as the limbs tell."""
     batch = evidence.points_px.shape[0]
@@ -168,7 +168,7 @@ def heading_starts(
         root = roll_turn @ rotvec_to_rotmat(upright) @ rotvec_to_rotmat(turn)
         x = like.new_zeros(batch, layout.size)
         x[:, layout.slices["global_orient"]] = rotmat_to_rotvec(root)
-        x[:, layout.slices["body_pose"]] = prior.means[0]
+        x[:, layout.slices["body_pose"]] = prior.start
         starts.append(place(sliced, layout, evidence, x, depth))
     return torch.stack(starts, 1)
 

@@ -564,6 +564,14 @@
     loadAhead();
   }
 
+  async function makeGold(inTutorial) {
+    const { row } = REVIEW.looking;
+    try {
+      await ask("gold", { lease: row.lease, note: draft.comment.trim(), in_tutorial: inTutorial });
+      toast(inTutorial ? "In the tutorial" : "A gold item", "accept");
+    } catch (failure) { toast(failure.message, "bad"); }
+  }
+
   // --- tutorial ---------------------------------------------------------------------------------
 
   async function startTutorial() {
@@ -655,7 +663,7 @@
 
   function onKey(event) {
     if (!REVIEW.me || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (!REVIEW.ui.root.isConnected || REVIEW.ui.root.offsetParent === null) return;
+    if (!REVIEW.ui.root.getClientRects().length) return;
     const inText = event.target.closest?.("input:not([type=range]), textarea, [contenteditable]");
     if (inText) {
       if (event.key === "Escape" || event.key === "Enter") { event.target.blur(); event.preventDefault(); }
@@ -755,7 +763,9 @@
     ui.lookText = el("span");
     ui.lookBar = el("div.rv-look", { hidden: true }, ui.lookText,
       button("←", "Older", "rv-plain", () => step(-1)), button("→", "Newer", "rv-plain", () => step(1)),
-      button("Esc", "Back to the queue", "rv-plain", backToQueue));
+      button("Esc", "Back to the queue", "rv-plain", backToQueue),
+      may("owner") ? button("", "Make gold", "rv-plain", () => makeGold(false), "Others are asked this, to measure them") : null,
+      may("owner") ? button("", "To the tutorial", "rv-plain", () => makeGold(true), "Newcomers practise on it; your comment is shown with the answer") : null);
     const bareButton = button("Space", "Hold: bare photo", "rv-tool.rv-hold", () => {});
     const stage = el("section.rv-stage", {},
       el("div.rv-view", {}, ui.frame, ui.viewName, el("div.rv-spinner", { "aria-hidden": "true" }), ui.empty, ui.lookBar),

@@ -13,6 +13,7 @@ __all__ = [
     "VISIBLE_CONFIDENCE",
     "Dataset",
     "DatasetError",
+    "FolderOfPhotos",
     "is_image_name",
     "iter_image_files",
     "relative_id",
@@ -128,3 +129,22 @@ def relative_id(root: Path, path: Path) -> str:
 def same_name(name: str) -> str:
     """Return the form in which two spellings of a file name compare equal (Unicode NFC)."""
     return unicodedata.normalize("NFC", name)
+
+
+class FolderOfPhotos:
+    """What datasets share whose photos are the image files below ``root``, by name."""
+
+    root: Path
+
+    def count(self) -> int:
+        """Return the number of image files."""
+        return sum(1 for _ in iter_image_files(self.root))
+
+    def iter_samples(self) -> Iterator[Sample]:
+        """Yield the images in the order of their names."""
+        for path in iter_image_files(self.root):
+            yield self.sample_of(path)
+
+    def sample_of(self, path: Path) -> Sample:
+        """Return the sample of an image below the root."""
+        raise NotImplementedError

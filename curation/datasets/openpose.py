@@ -4,12 +4,11 @@
 a file has no labels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from curation.datasets.base import is_image_name, iter_image_files, relative_id, same_name
+from curation.datasets.base import FolderOfPhotos, is_image_name, relative_id, same_name
 from curation.openpose import OpenPoseError, read_openpose
 from curation.samples import Sample
 
@@ -18,20 +17,11 @@ SIDE_BY_SIDE_SUFFIXES = ("_keypoints.json", "_openpose.json")
 
 
 @dataclass(frozen=True)
-class OpenPoseDataset:
+class OpenPoseDataset(FolderOfPhotos):
     """Images with one OpenPose JSON file each."""
 
     root: Path
     kind: str = "openpose"
-
-    def count(self) -> int:
-        """Return the number of image files."""
-        return sum(1 for _ in iter_image_files(self.root))
-
-    def iter_samples(self) -> Iterator[Sample]:
-        """Yield the images in the order of their names, each with the people of its file."""
-        for path in iter_image_files(self.root):
-            yield self.sample_of(path)
 
     def sample_of(self, path: Path) -> Sample:
         """Return the sample of an image below the root."""

@@ -5,32 +5,22 @@ This is how the results of RTMW, ViTPose, Sapiens and others come in: a JSON lis
 name or the stem of the photo, or the number in its name (``785`` for ``000000000785.jpg``).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from curation.datasets.base import DatasetError, iter_image_files, relative_id, same_name
+from curation.datasets.base import DatasetError, FolderOfPhotos, relative_id, same_name
 from curation.json_stream import iter_items, read_item
 from curation.samples import LabelledPerson, Sample
 from curation.wholebody import parse_result
 
 
 @dataclass(frozen=True)
-class WholeBodyDataset:
+class WholeBodyDataset(FolderOfPhotos):
     """Photos and ``*.json`` result lists at the top of the directory or in ``keypoints/``."""
 
     root: Path
     kind: str = "wholebody"
-
-    def count(self) -> int:
-        """Return the number of image files."""
-        return sum(1 for _ in iter_image_files(self.root))
-
-    def iter_samples(self) -> Iterator[Sample]:
-        """Yield the images in the order of their names; people in the order of the results."""
-        for path in iter_image_files(self.root):
-            yield self.sample_of(path)
 
     def sample_of(self, path: Path) -> Sample:
         """Return the sample of an image below the root."""

@@ -38,7 +38,7 @@ from subset_pair import subset_smpl
 def people(count):
     """SMPL parameters: poses (B, 24, 3), betas (B, 10), translations (B, 3)."""
     rng = np.random.default_rng(0)
-    with (resources.files("fitting") / "data" / "mocap_poses.npz").open("rb") as file:
+    with (resources.files("bodymodel") / "data" / "mocap_poses.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         body, root = arrays["body_pose"], arrays["global_orient"]
     chosen = rng.choice(len(body), count, replace=count > len(body))

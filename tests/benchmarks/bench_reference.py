@@ -61,7 +61,7 @@ def make_subjects(
 ) -> Subjects:
     """People who fill three quarters of the photo's height or width, whatever the lens."""
     rng = np.random.default_rng(seed)
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     pick = rng.permutation(len(poses["body_pose"]))[:count]
 
     def real(x) -> torch.Tensor:

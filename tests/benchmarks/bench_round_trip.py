@@ -22,7 +22,7 @@ from conversion.transfer import Transfer
 def people(count, body):
     """SMPL-X poses (B, 55, 3) and betas (B, 10)."""
     rng = np.random.default_rng(0)
-    with (resources.files("fitting") / "data" / "mocap_poses.npz").open("rb") as file:
+    with (resources.files("bodymodel") / "data" / "mocap_poses.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         pose = np.concatenate([arrays["global_orient"][:, None], arrays["body_pose"]], 1)
     swap = [BODY_JOINTS.index(mirror_name(name)) for name in BODY_JOINTS]

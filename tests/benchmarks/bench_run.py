@@ -32,7 +32,7 @@ SIZE = (640, 800)
 def made_keypoints(count: int, seed: int = 0) -> np.ndarray:
     """(count, 145, 3) keypoints of people in motion-capture poses, seen from all sides."""
     rng = np.random.default_rng(seed)
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     pick = rng.integers(len(poses["body_pose"]), size=count)
     body = load_body("open")
     full = torch.zeros(count, 55, 3, dtype=torch.float64)

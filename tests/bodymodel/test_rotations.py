@@ -3,6 +3,7 @@ import math
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from bodymodel.rotations import (
     left_jacobian,
     left_jacobian_inverse,
+    nearest_rotmat,
     rot6d_to_rotmat,
     rotmat_to_rot6d,
     rotmat_to_rotvec,
@@ -193,3 +195,37 @@ def test_leading_dimensions_are_kept_and_empty_batches_pass():
 def test_wrong_shapes_are_told(function):
     with pytest.raises(ValueError, match=r"must be \(\.\.\., [36]\), got \(4, 4\)"):
         function(torch.zeros(4, 4))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10_000), st.sampled_from([0.0, 1e-9, 1e-4, 1.0, 3.0, math.pi - 1e-7, math.pi])
+)
+def test_logarithms_are_roma_s(seed, angle):
+    generator = torch.Generator().manual_seed(seed)
+    axis = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    vector = angle * torch.nn.functional.normalize(axis, dim=-1)
+    rotmat = rotvec_to_rotmat(vector)
+    mine, theirs = rotmat_to_rotvec(rotmat), roma.rotmat_to_rotvec(rotmat)
+    if angle > 3.1:  # either axis is right
+        mine, theirs = rotvec_to_rotmat(mine), rotvec_to_rotmat(theirs)
+    torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-5, 1e-3, 1.0, 3.0])
+def test_logarithms_are_differentiable(angle):
+    generator = torch.Generator().manual_seed(1)
+    axis = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    vector = (angle * torch.nn.functional.normalize(axis, dim=-1)).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: rotmat_to_rotvec(rotvec_to_rotmat(v)).sum(0), vector
+    )
+    expected = torch.eye(3, dtype=torch.float64)[:, None].expand(3, 4, 3)
+    torch.testing.assert_close(jacobian, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_nearest_rotation_is_roma_s():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(50, 3, 3, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(nearest_rotmat(matrix), roma.special_procrustes(matrix))
+    assert (torch.linalg.det(matrix) < 0).any()

@@ -99,7 +99,7 @@ def test_a_hand_without_ids_is_laid_over_the_body(smplx):
 
 
 def test_flame_parameters(head, smplx):
-    flame, transfer = head
+    _, transfer = head
     rng = np.random.default_rng(0)
     pose = np.zeros((3, 5, 3), np.float32)
     pose[:, 0] = rng.normal(size=(3, 3))

@@ -15,7 +15,7 @@ class MocapPoses:
 
 @pytest.fixture(scope="session")
 def mocap_poses() -> MocapPoses:
-    path = resources.files("fitting") / "data" / "mocap_poses.npz"
+    path = resources.files("bodymodel") / "data" / "mocap_poses.npz"
     with path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         return MocapPoses(

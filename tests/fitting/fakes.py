@@ -129,7 +129,9 @@ def fake_rooms(delay_s=0.0, fails=(), batches=None, part_s=10.0, observe=fake_ob
         open_dataset=open_fake,
         observe=observe,
         load_body=fake_body,
-        make_fitter=lambda body, config, device, dtype: FakeFitter(body, delay_s, fails, batches),
+        make_fitter=lambda body, config, device, dtype, prior: FakeFitter(
+            body, delay_s, fails, batches
+        ),
         start_torch=lambda wanted: ("cpu", "0"),
         seed=random.seed,
         draw=fake_draw,

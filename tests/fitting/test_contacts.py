@@ -5,18 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bodymodel.model import BodyModel
 from bodymodel.params import BodyParams
 from fitting.config import FitConfig
 from fitting.contacts import BodyContacts
+from fitting.energy import TERMS
 from fitting.fit import Fitter
 from fitting.reference import ReferenceFitter
 from fitting.reference_config import ReferenceConfig
 from tests.belly import hand_in_belly, seen
 
+ON = FitConfig(interpenetration="on")
+
 
 @pytest.fixture(scope="module")
 def fitter(open_body):
-    return Fitter(open_body)
+    return Fitter(open_body, ON)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +48,8 @@ def contacts(fitter, belly):
 
 @pytest.fixture(scope="module")
 def with_term(fitter, belly, contacts):
-    energy, _ = belly
-    return replace(energy, extra=(fitter._contacts.term(contacts, torch.arange(2), 5.0),))
+    energy, x = belly
+    return replace(energy, extra=(fitter._contacts.term(energy, x, contacts, 5.0),))
 
 
 def test_the_measure_is_that_of_the_contacts(fitter, contacts):
@@ -72,12 +76,38 @@ def test_the_gradient_is_that_of_the_energy(fitter, belly, with_term):
     generator = torch.Generator().manual_seed(0)
     x = x + 0.01 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     at, step = with_term(x), fitter._layout.step
-    assert (at.terms[:, -1] > 1).all()
+    assert (with_term.terms(x)[:, TERMS.index("penetration")] > 1).all()
     for column in range(0, x.shape[1], 3):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6
         slope = (with_term(step(x, delta)).energy - with_term(step(x, -delta)).energy) / 2e-6
         torch.testing.assert_close(2 * at.gradient[:, column], slope, rtol=1e-4, atol=1e-2)
+
+
+def test_the_depths_are_those_of_the_mesh(fitter, belly, contacts, with_term):
+    """Linear, but with the right slope: a small step changes both alike."""
+    _, x = belly
+    (term,) = with_term.extra
+    generator = torch.Generator().manual_seed(0)
+    step = 1e-4 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    step[:, fitter._layout.slices["transl"]] = 0
+    step[:, :3] = 0
+    model = BodyModel(fitter.body, dtype=torch.float64)
+    vertices = model(fitter._layout.params(x + step)).vertices
+
+    def deep(vertices):
+        corners = vertices[contacts.person[:, None], contacts.corners]
+        way = (contacts.bary[..., None] * corners).sum(1)
+        way = way - vertices[contacts.person, contacts.vertex]
+        return (way * contacts.direction).sum(1)
+
+    change = deep(vertices) - deep(model(fitter._layout.params(x)).vertices)
+    linear = (term.jacobian @ step[..., None])[..., 0]
+    for k in range(2):
+        mine = change[contacts.person == k]
+        # the term holds a sample of them
+        for value in linear[k]:
+            assert (mine - value).abs().min() < 2e-7
 
 
 def test_persons_do_not_know_of_each_other(belly, with_term):
@@ -91,7 +121,7 @@ def test_persons_do_not_know_of_each_other(belly, with_term):
 def test_the_fast_solver_takes_the_hand_out(open_body):
     target = seen(open_body, hand_in_belly(open_body, 0.9))
     (before,) = Fitter(open_body, FitConfig(interpenetration="measure")).fit([target])
-    (after,) = Fitter(open_body).fit([target])
+    (after,) = Fitter(open_body, ON).fit([target])
     assert before.self_penetration.depth_mm > 15
     assert after.self_penetration.depth_mm < 3.1
     assert after.residual_part_px["left_hand"] < before.residual_part_px["left_hand"] + 0.5
@@ -122,7 +152,7 @@ def test_a_person_who_is_not_inside_is_left_alone(open_body):
     params.body_pose[:, 15] = torch.tensor([0, 0, -0.8])
     target = seen(open_body, params)
     (plain,) = Fitter(open_body, FitConfig(interpenetration="measure")).fit([target])
-    (result,) = Fitter(open_body).fit([target])
+    (result,) = Fitter(open_body, ON).fit([target])
     assert result.self_penetration.depth_mm <= FitConfig().penetration_mm
     assert result.energy_total == plain.energy_total
 

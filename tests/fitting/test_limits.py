@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from bodymodel.skeleton import REST_JOINTS, forward_kinematics
 from bodymodel.spec import BODY_JOINTS, SMPLX_JOINTS, mirror_name
 from fitting.limits import LIMITS_DEG, joint_limits
-from fitting.skeleton import REST_JOINTS, forward_kinematics
 
 
 def turned(joint: str, axis: int, degrees: float) -> dict[str, np.ndarray]:

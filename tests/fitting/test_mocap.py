@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from bodymodel import mocap as mc
+from bodymodel.skeleton import BODY_PARENTS, forward_kinematics, mirror_pose
 from bodymodel.spec import BODY_JOINTS, mirror_name
-from fitting import mocap as mc
+from fitting import build_prior
 from fitting.build_prior import CREDIT, BuildPrior, build, trunk_lean
-from fitting.skeleton import BODY_PARENTS, forward_kinematics, mirror_pose
 
 NAMES = (
     "hip", "abdomen", "chest", "neck", "head",
@@ -198,16 +199,21 @@ def test_rebuild_gives_the_shipped_files(tmp_path: Path, capsys):
     source = os.environ.get("PSEUDOGT_MOCAP")
     if not source:
         pytest.skip("set PSEUDOGT_MOCAP to the CMU motion capture npz to rebuild the prior")
-    build(BuildPrior(Path(source), out=tmp_path, check=True))
+    build(BuildPrior(Path(source), out=tmp_path, poses=tmp_path / "mocap_poses.npz", check=True))
     printed = capsys.readouterr().out
     assert "AUC" in printed
-    shipped = Path(mc.__file__).parent / "data"
-    for name in ("pose_prior.npz", "mocap_poses.npz"):
-        with np.load(tmp_path / name) as new, np.load(shipped / name) as old:
+    shipped = {"mocap_poses.npz": Path(mc.__file__).parent / "data"}
+    priors = Path(build_prior.__file__).parent / "data"
+    provenance = ("credit", "source_sha256", "built_by")
+    for name in ("pose_prior.npz", "open_prior.npz", "mocap_poses.npz"):
+        with np.load(tmp_path / name) as new, np.load(shipped.get(name, priors) / name) as old:
             assert sorted(new) == sorted(old)
             assert str(old["credit"]) == CREDIT
             for key in new:
-                if new[key].dtype.kind == "f":
+                if name == "open_prior.npz" and key not in provenance:
+                    # Thousands of steps of training: rounding of another machine shows.
+                    assert new[key].shape == old[key].shape
+                elif new[key].dtype.kind == "f":
                     np.testing.assert_allclose(new[key], old[key], rtol=1e-3, atol=1e-3)
                 else:
                     np.testing.assert_array_equal(new[key], old[key])

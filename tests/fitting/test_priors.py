@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bodymodel.skeleton import mirror_pose
 from fitting import prior_training as training
 from fitting.limits import SUGGESTED_WEIGHT, joint_limits
 from fitting.priors import PosePrior, load_pose_prior
-from fitting.skeleton import mirror_pose
 
 
 def mixture(seed: int, components: int = 4) -> PosePrior:

@@ -443,8 +443,8 @@ def test_the_solver_is_chosen_by_its_settings(data, tmp_path, monkeypatch, caplo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     seen = []
 
-    def choose(body, config, device, dtype):
-        seen.append((type(config).__name__, getattr(config, "body", None), dtype))
+    def choose(body, config, device, dtype, prior):
+        seen.append((type(config).__name__, getattr(config, "body", None), dtype, prior))
         return FakeFitter(body)
 
     rooms = replace(fake_rooms(), make_fitter=choose)
@@ -459,9 +459,9 @@ def test_the_solver_is_chosen_by_its_settings(data, tmp_path, monkeypatch, caplo
         assert main([str(data), *QUIET, "--out", str(tmp_path / str(number)), *flags], rooms) == 0
         assert ("non-commercial" in caplog.text) == (number == 1)
     assert seen == [
-        ("FitConfig", None, "float64"),
-        ("ReferenceConfig", "smplx", "float32"),
-        ("ReferenceConfig", "own", "float64"),
+        ("FitConfig", None, "float64", "open"),
+        ("ReferenceConfig", "smplx", "float32", "l2"),
+        ("ReferenceConfig", "own", "float64", "l2"),
     ]
 
 

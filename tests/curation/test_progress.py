@@ -3,9 +3,9 @@
 import io
 import logging
 
-from fitting import progress
+from curation import progress
+from curation.progress import Progress
 from fitting.loop import FitLoop
-from fitting.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -32,7 +32,7 @@ def test_a_loop_alone_shows_nothing(monkeypatch):
     terminal = stand_in(monkeypatch, Terminal())
     loop = FitLoop(None, None, None, None, None, None, 1)
     loop.progress.add(1, 1)
-    assert loop.progress.images == 1
+    assert loop.progress.done == 1
     assert terminal.getvalue() == ""
 
 
@@ -41,6 +41,17 @@ def test_lines_without_a_terminal(monkeypatch, caplog):
     stand_in(monkeypatch, io.StringIO())
     clock = iter([0.0, 100.0, 100.0, 100.0, 100.0, 100.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with caplog.at_level(logging.INFO, "fitting.progress"), Progress(40) as line:
+    with caplog.at_level(logging.INFO, "curation.progress"), Progress(40) as line:
         line.add(10, 50)
     assert caplog.messages == ["10/40 photos, 0.5 persons/s, 5:00 left"]
+
+
+def test_things_without_pieces_and_without_an_end(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_EVERY_S", -1.0)
+    stand_in(monkeypatch, io.StringIO())
+    clock = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "curation.progress"), Progress(None, "mesh", None) as line:
+        line.skip()
+        line.add(10)
+    assert caplog.messages == ["10 meshes, 0.1 meshes/s"]

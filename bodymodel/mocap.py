@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from bodymodel.skeleton import BODY_PARENTS, REST_JOINTS, forward_kinematics
 from bodymodel.spec import BODY_JOINTS
-from fitting.skeleton import BODY_PARENTS, REST_JOINTS, forward_kinematics
 
 __all__ = [
     "BONE_PAIRS",
@@ -25,6 +25,7 @@ __all__ = [
     "bone_angles",
     "leg_extension",
     "load_mocap",
+    "packaged_motion",
     "plausible_frames",
     "retarget",
 ]
@@ -380,3 +381,18 @@ def bone_angles(mocap: Mocap, motion: Motion) -> np.ndarray:
         v = _unit(mocap.positions[motion.frame, mocap.joint_names.index(d)] - start)
         out.append(np.degrees(np.arctan2(np.linalg.norm(np.cross(u, v), axis=1), (u * v).sum(1))))
     return np.stack(out, axis=1)
+
+
+def packaged_motion() -> Motion:
+    """Return the few hundred recorded poses that come with the package (data/PROVENANCE.md)."""
+    from importlib import resources
+
+    with (resources.files("bodymodel") / "data" / "mocap_poses.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        return Motion(
+            body_pose=arrays["body_pose"],
+            global_orient=arrays["global_orient"],
+            subject=arrays["subject"],
+            clip=arrays["clip"],
+            frame=np.arange(len(arrays["clip"])),
+        )

@@ -1,0 +1,335 @@
+"""ExPose (Choutas et al. 2020): a body network that tells where to look for hands and head.
+
+The body network sees the person small and predicts all of SMPL-X. Its own projected hands and head
+say where they are in the full picture ("body-driven attention", section 3.3); crops from there go
+to a hand and a head network, which start from what the body network said of the part and correct
+it. Sizes, weights and switches cite the paper and the configuration that was released with its
+checkpoint where the two differ.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bodymodel.body import BodyData
+from bodymodel.rotations import rotvec_to_rotmat
+from bodymodel.spec import keypoint_part
+from regressor.backbones import BackboneConfig
+from regressor.crops import AffineCrop, box_around
+from regressor.experts import Expert, HeadConfig
+from regressor.kinematics import (
+    BodyPoints,
+    absolute_rotations,
+    all_rotations,
+    mirror_rotations,
+)
+from regressor.layout import BODY_PARTS, HAND_PARTS, HEAD_PARTS, Order6D, ParamLayout
+from regressor.weak_camera import inverse_softplus, project_weak
+
+PartName = Literal["left_hand", "right_hand", "head"]
+PART_NAMES: tuple[PartName, ...] = ("left_hand", "right_hand", "head")
+
+_WRIST = {"left_hand": 20, "right_hand": 21}
+_ELBOW = {"left_hand": 18, "right_hand": 19}
+_HEAD = 15
+_NOWHERE_PX = 8.0  # a part that projects to less than this is looked for in a box this large
+
+
+@dataclass(frozen=True)
+class ExposeConfig:
+    """What can be chosen. The defaults are the paper's; ``released()`` is what its weights ran."""
+
+    body: BackboneConfig = field(default_factory=BackboneConfig.hrnet)
+    """HRNet-W48 (paper, 3.5)."""
+    hand: BackboneConfig = field(default_factory=BackboneConfig.resnet18)
+    head: BackboneConfig = field(default_factory=BackboneConfig.resnet18)
+    body_size: int = 256
+    hand_size: int = 224
+    head_size: int = 256
+    hidden: int = 1024
+    mixed_features: bool = True
+    """HRNet's three deeper maps joined by convolutions, as released; else the mean of the last."""
+    hand_box: float = 2.0
+    """Side of the hand's crop over its projected joints' box (paper: 2)."""
+    head_box: float = 2.0
+    parts: bool = True
+    """False: the body network alone (the ablation of Table 2)."""
+    freeze_body: bool = True
+    """The body network is fixed while the parts learn on whole-body data."""
+    order_6d: Order6D = "interleaved"
+
+    @classmethod
+    def released(cls) -> "ExposeConfig":
+        """The hand's crop is three times its joints' box there."""
+        return cls(hand_box=3.0)
+
+    @classmethod
+    def tiny(cls) -> "ExposeConfig":
+        """For tests, and for machines without an accelerator."""
+        return cls(
+            body=BackboneConfig.tiny(), hand=BackboneConfig.tiny(), head=BackboneConfig.tiny(),
+            body_size=128, hand_size=96, head_size=96, hidden=256, mixed_features=False,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What the network looks at.
+
+    Attributes:
+        source: (B, 3, H, W) in 0..1, the pixels at hand: the pictures, or large crops of them.
+        source_crop: From pixels of the whole pictures to pixels of ``source``.
+        body_crop: From pixels of the whole pictures to the body network's crop.
+    """
+
+    source: Tensor
+    source_crop: AffineCrop
+    body_crop: AffineCrop
+
+    def look(self, crop: AffineCrop) -> Tensor:
+        """(B, 3, size, size), a crop of the pictures."""
+        return crop.after(self.source_crop).sample(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Regressed:
+    """A batch of persons.
+
+    Attributes:
+        rotations: (B, 55, 3, 3), relative to the parents; the root's is model to camera.
+        betas: (B, 10). expression: (B, 10).
+        camera: (B, 3) raw weak-perspective camera of the body's crop.
+        points: (B, P, 3) metres, camera axes, the pelvis at the origin.
+        points_px: (B, P, 2) in pixels of the whole picture.
+    """
+
+    rotations: Tensor
+    betas: Tensor
+    expression: Tensor
+    camera: Tensor
+    points: Tensor
+    points_px: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ExposeOutput:
+    """What ExPose found.
+
+    Attributes:
+        body: The body network's answer alone.
+        final: With hands and head from the parts' networks.
+        crops: Where each part was looked for.
+    """
+
+    body: Regressed
+    final: Regressed
+    crops: dict[PartName, AffineCrop]
+
+
+class Expose(nn.Module):
+    """The model. ``state_dict`` holds no body: that comes from its own file.
+
+    Args:
+        body: A SMPL-X body.
+        config: Sizes and switches.
+        body_mean: (341,) where the body network starts, in the layout's order; the rest pose,
+            upright and facing the camera, if None.
+    """
+
+    def __init__(
+        self, body: BodyData, config: ExposeConfig | None = None, body_mean: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config = config or ExposeConfig()
+        self.points = BodyPoints(body)
+        self.point_names = self.points.names
+        self.layouts = {
+            "body": ParamLayout(BODY_PARTS, config.order_6d),
+            "hand": ParamLayout(HAND_PARTS, config.order_6d),
+            "head": ParamLayout(HEAD_PARTS, config.order_6d),
+        }
+        mean = self.rest(body) if body_mean is None else body_mean
+        head = HeadConfig(hidden=config.hidden, activation=False)
+        self.body = Expert(
+            config.body, self.layouts["body"], mean, head,
+            mixed=config.mixed_features and config.body.kind == "hrnet",
+        )  # fmt: skip
+        if config.parts:
+            part_head = HeadConfig(hidden=config.hidden)
+            means = self._part_means(mean)
+            self.hand = Expert(config.hand, self.layouts["hand"], means["hand"], part_head)
+            self.head = Expert(config.head, self.layouts["head"], means["head"], part_head)
+        self._of_part: dict[PartName, list[int]] = {
+            "left_hand": self._indices("left_hand"),
+            "right_hand": self._indices("right_hand"),
+            "head": self._indices("face"),
+        }
+
+    def _indices(self, part: str) -> list[int]:
+        wrist = f"{part.split('_')[0]}_wrist"
+        return [
+            k
+            for k, name in enumerate(self.point_names)
+            if keypoint_part(name) == part or name == wrist
+        ]
+
+    def train(self, mode: bool = True) -> "Expose":
+        """Switch to training; a frozen body network stays as it is, dropout and statistics too."""
+        super().train(mode)
+        if self.config.parts and self.config.freeze_body:
+            self.body.eval()
+        return self
+
+    def part_points(self, name: PartName) -> list[int]:
+        """Positions in ``point_names`` of the points that a part's crop is about."""
+        return self._of_part[name]
+
+    def rest(self, body: BodyData) -> Tensor:
+        """(341,) the T-pose, upright, facing the camera, hands at their mean; camera scale 0.9."""
+        eye = torch.eye(3).expand(1, 1, 3, 3)
+        hands = rotvec_to_rotmat(torch.as_tensor(body.hand_means).view(2, 15, 3))
+        return self.layouts["body"].join(
+            {
+                "global_orient": eye * torch.tensor([1.0, -1.0, -1.0]),
+                "body_pose": eye.expand(1, 21, 3, 3),
+                "left_hand_pose": hands[:1],
+                "right_hand_pose": hands[1:],
+                "jaw_pose": eye,
+                "betas": torch.zeros(1, 10),
+                "expression": torch.zeros(1, 10),
+                "camera": torch.tensor([[inverse_softplus(0.9), 0.0, -0.1]]),
+            }
+        )[0]
+
+    def _part_means(self, mean: Tensor) -> dict[str, Tensor]:
+        values = self.layouts["body"].split(mean[None])
+        hand = self.layouts["hand"].join(
+            {
+                "wrist": values["global_orient"],
+                "hand_pose": values["right_hand_pose"],
+                "betas": torch.zeros(1, 10),
+                "camera": torch.tensor([[inverse_softplus(0.9), 0.0, 0.0]]),
+            }
+        )
+        head = self.layouts["head"].join(
+            {
+                "neck": values["global_orient"],
+                "jaw_pose": values["jaw_pose"],
+                "betas": torch.zeros(1, 100),
+                "expression": torch.zeros(1, 50),
+                "camera": torch.tensor([[inverse_softplus(8.0), 0.0, 0.0]]),
+            }
+        )
+        return {"hand": hand[0], "head": head[0]}
+
+    def forward(
+        self, pictures: Pictures, part_boxes: dict[PartName, tuple[Tensor, Tensor]] | None = None
+    ) -> ExposeOutput:
+        """Look at the persons.
+
+        Args:
+            pictures: Of B persons.
+            part_boxes: Centres (B, 2) and sides (B,) in pixels of the whole pictures where parts
+                are looked for, instead of where the body network says (training).
+        """
+        config = self.config
+        frozen = config.parts and config.freeze_body and self.training
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            flat = self.body(pictures.look(pictures.body_crop))[-1]
+            body = self.assemble(self.layouts["body"].split(flat), pictures.body_crop)
+        if not config.parts:
+            return ExposeOutput(body, body, {})
+
+        absolute = absolute_rotations(body.rotations, self.points.parents)
+        crops: dict[PartName, AffineCrop] = {}
+        found: dict[PartName, dict[str, Tensor]] = {}
+        for name in PART_NAMES:
+            crops[name] = self._part_crop(name, body, part_boxes)
+            look = pictures.look(crops[name])
+            if name == "head":
+                found[name] = self._look_at_head(look, body)
+            else:
+                found[name] = self._look_at_hand(look, body, absolute, name)
+        return ExposeOutput(body, self._join(body, absolute, found, pictures.body_crop), crops)
+
+    def assemble(self, values: dict[str, Tensor], crop: AffineCrop) -> Regressed:
+        """Pose the body from named values and project it into the whole picture."""
+        rotations = all_rotations(values)
+        points = self.points(rotations, values["betas"], values["expression"])
+        unit = project_weak(points, values["camera"])
+        return Regressed(
+            rotations, values["betas"], values["expression"], values["camera"],
+            points, crop.from_unit(unit),
+        )  # fmt: skip
+
+    def _part_crop(
+        self,
+        name: PartName,
+        body: Regressed,
+        part_boxes: dict[PartName, tuple[Tensor, Tensor]] | None,
+    ) -> AffineCrop:
+        config = self.config
+        size = config.head_size if name == "head" else config.hand_size
+        if part_boxes is not None:
+            center, side = part_boxes[name]
+        else:
+            points = body.points_px[:, self._of_part[name]]
+            everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+            scale = config.head_box if name == "head" else config.hand_box
+            center, side = box_around(points, everywhere, scale)
+        flip = torch.full_like(side, name == "left_hand", dtype=torch.bool)
+        return AffineCrop.from_boxes(center, side.clamp_min(_NOWHERE_PX), size, flip=flip)
+
+    def _look_at_hand(
+        self, look: Tensor, body: Regressed, absolute: Tensor, name: PartName
+    ) -> dict[str, Tensor]:
+        """A hand, as if it were a right one, started from what the body network says of it."""
+        fingers = slice(25, 40) if name == "left_hand" else slice(40, 55)
+        wrist, pose = absolute[:, [_WRIST[name]]], body.rotations[:, fingers]
+        if name == "left_hand":
+            wrist, pose = mirror_rotations(wrist), mirror_rotations(pose)
+        layout = self.layouts["hand"]
+        start = layout.replace(
+            self.hand.head.mean.expand(len(look), -1), {"wrist": wrist, "hand_pose": pose}
+        )
+        values = layout.split(self.hand(look, start)[-1])
+        if name == "left_hand":
+            values["wrist"] = mirror_rotations(values["wrist"])
+            values["hand_pose"] = mirror_rotations(values["hand_pose"])
+        return values
+
+    def _look_at_head(self, look: Tensor, body: Regressed) -> dict[str, Tensor]:
+        layout = self.layouts["head"]
+        mean = self.head.head.mean.expand(len(look), -1)
+        expression = torch.nn.functional.pad(body.expression, (0, 40))
+        start = layout.replace(
+            mean, {"jaw_pose": body.rotations[:, [22]], "expression": expression}
+        )
+        return layout.split(self.head(look, start)[-1])
+
+    def _join(
+        self,
+        body: Regressed,
+        absolute: Tensor,
+        found: dict[PartName, dict[str, Tensor]],
+        crop: AffineCrop,
+    ) -> Regressed:
+        """Wrists, fingers, jaw and expression from the parts; all else from the body (eq. 3-5)."""
+        pose = body.rotations[:, 1:22].unbind(1)
+        pose = list(pose)
+        for name in ("left_hand", "right_hand"):
+            elbow = absolute[:, _ELBOW[name]]
+            pose[_WRIST[name] - 1] = elbow.mT @ found[name]["wrist"][:, 0]
+        values = {
+            "global_orient": body.rotations[:, :1],
+            "body_pose": torch.stack(pose, 1),
+            "left_hand_pose": found["left_hand"]["hand_pose"],
+            "right_hand_pose": found["right_hand"]["hand_pose"],
+            "jaw_pose": found["head"]["jaw_pose"],
+            "betas": body.betas,
+            "expression": found["head"]["expression"][:, :10],
+            "camera": body.camera,
+        }
+        return self.assemble(values, crop)

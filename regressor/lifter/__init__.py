@@ -1,0 +1,1 @@
+"""From keypoints alone to SMPL-X: a small network that gives the solver its starts."""

@@ -1,0 +1,75 @@
+"""Losses by name, masked, with reductions that are written down.
+
+ExPose sums over joints and divides by the batch's size only; released weights depend on that, so
+``reduction="sum"`` is its. ``"mean"`` divides by the number of labels that are there instead, which
+keeps a term's size whatever is missing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["sum", "mean"]
+
+
+def masked(values: Tensor, weight: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce (B, ...) values by weights that broadcast to them: a scalar.
+
+    ``sum``: over everything, divided by B. ``mean``: the weighted mean; 0 where nothing is known.
+    """
+    weight = weight.expand_as(values)
+    # a missing label may be NaN, and NaN times 0 is NaN
+    total = torch.where(weight > 0, values * weight, 0).sum()
+    if reduction == "sum":
+        return total / len(values)
+    return total / weight.sum().clamp_min(1e-6)
+
+
+def keypoint_loss(points: Tensor, target: Tensor, weight: Tensor, reduction: Reduction) -> Tensor:
+    """L1 between (B, P, D) points; weight (B, P)."""
+    return masked((points - target).abs().sum(-1), weight, reduction)
+
+
+def rotation_angle(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 3, 3) x 2 -> (...) geodesic distance in radians, with a finite slope everywhere.
+
+    From the chord rather than the arc cosine of the trace, whose slope is infinite at both ends.
+    """
+    chord = (a - b).square().sum((-1, -2)).clamp_min(1e-12).sqrt()
+    return 2 * torch.asin((chord / 8**0.5).clamp_max(1 - 1e-6))
+
+
+def rotation_loss(
+    rotations: Tensor, target: Tensor, weight: Tensor, reduction: Reduction
+) -> Tensor:
+    """Geodesic angle between (B, J, 3, 3) rotations; weight (B, J)."""
+    return masked(rotation_angle(rotations, target), weight, reduction)
+
+
+def squared_loss(values: Tensor, target: Tensor, weight: Tensor, reduction: Reduction) -> Tensor:
+    """Squared difference of (B, N) coefficients, summed over N; weight (B,)."""
+    return masked((values - target).square().sum(-1), weight, reduction)
+
+
+def shape_margin_loss(betas: Tensor, margin: float = 3.0) -> Tensor:
+    """ExPose's prior: squared excess of |beta| over the margin, summed, divided by B."""
+    return (betas.abs() - margin).clamp_min(0).square().sum() / len(betas)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """ExPose's released weights."""
+
+    body_2d: float = 1.0
+    """2D points of all parts in units of the body's crop."""
+    part_2d: float = 1.0
+    """2D points of hands and head, each in units of its own crop (equation 10)."""
+    body_3d: float = 1.0
+    part_3d: float = 0.0
+    rotations: float = 1.0
+    expression: float = 1.0
+    betas: float = 0.001
+    betas_margin: float = 1.0
+    reduction: Reduction = "sum"
