@@ -46,13 +46,13 @@ class MadePeople:
 
 def held_out_poses() -> dict[str, np.ndarray]:
     """body_pose (F, 21, 3), global_orient (F, 3) of the subjects that are held out."""
-    poses = np.load(Path("fitting/data/mocap_poses.npz"))
+    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
     chosen = np.array([int(s) % 5 == 0 for s in poses["subject"]])
     return {k: poses[k][chosen] for k in ("body_pose", "global_orient")}
 
 
 def real(x) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(x, np.float64))
+    return torch.as_tensor(np.array(x, np.float64))
 
 
 def random_people(body: BodyData, count: int, rng: np.random.Generator) -> BodyParams:

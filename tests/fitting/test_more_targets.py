@@ -27,7 +27,8 @@ def exact():
         weak, w_pose=0.01, w_shape=0.01, w_hand=0.1, w_expression=0.1, w_face_points=1.0,
         w_limits=1.0,
     )  # fmt: skip
-    return FitConfig(fine=(FitConfig().fine[0], weak), loose_weight=1.0)
+    # the energy goes to nothing: every step lowers it by a good part of what is left
+    return FitConfig(fine=(FitConfig().fine[0], weak), loose_weight=1.0, tolerance=1e-3)
 
 
 @pytest.fixture(scope="module")
