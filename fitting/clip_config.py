@@ -21,5 +21,5 @@ class ClipConfig:
     from those that jump."""
     longest_gap: int = 10
     """Frames further apart are not tied to each other."""
-    iterations: int = 30
+    iterations: int = 50
     """Most iterations of all frames together."""

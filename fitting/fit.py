@@ -410,10 +410,16 @@ class Fitter:
         margin = other / best.energy[:, 0] - 1
         return torch.where(torch.isinf(margin), torch.nan, margin)
 
+    def _fine_slice(self, targets: Sequence[FitTarget]) -> SlicedBody:
+        """Return the points of the last stages: all where there are 3D ones, else those of photos."""
+        has_3d = any(target.keypoints_3d is not None for target in targets)
+        return self._all if has_3d else self._fine
+
     def _search(self, targets: Sequence[FitTarget]) -> _Search:
         """Find the answers of each person that compete in the end."""
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
+        points = self._fine_slice(targets)
         rest = sliced_forward(
             self._coarse,
             coarse.points_px.new_zeros(1, 55, 3),
@@ -424,13 +430,13 @@ class Fitter:
         unit = 1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale)
         focal, focal_px = self._unknown_focal(targets, scale)
         coarse = replace(coarse, unit=unit, focal_px=focal_px)
-        fine = self._evidence(targets, self._fine)
+        fine = self._evidence(targets, points)
         fine = replace(fine, unit=unit, focal_px=focal_px, focal_free=focal.free)
         lens = (focal,) if bool(focal.free.any()) else ()
         seen = fine_seen = ()
         if any(has_extra(target) for target in targets):
             seen = seen_terms(targets, self._coarse, config, unit)
-            fine_seen = seen_terms(targets, self._fine, config, unit)
+            fine_seen = seen_terms(targets, points, config, unit)
 
         x = heading_starts(self._coarse, layout, self._prior, coarse)
         if seen:
@@ -456,7 +462,7 @@ class Fitter:
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
         for stage in config.fine:
-            energy = self._energy(self._fine, stage, fine, fine_seen, lens)
+            energy = self._energy(points, stage, fine, fine_seen, lens)
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
         return _Search(energy, kept, iterations, which, start_energies, margin, rivals)
@@ -493,6 +499,11 @@ class Fitter:
 
     def _fit_clip(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit frames of one person together; the targets are in the order of their frames."""
+        if any(target.keypoints_3d is not None for target in targets):  # all frames alike
+            none = np.zeros((len(FIT_KEYPOINTS), 4))
+            targets = [
+                t if t.keypoints_3d is not None else replace(t, keypoints_3d=none) for t in targets
+            ]
         chunks = [targets[k : k + _CPU_CHUNK] for k in range(0, len(targets), _CPU_CHUNK)]
         search = _Search.join([self._search(chunk) for chunk in chunks])
         alone, order = search.kept.best()
@@ -557,12 +568,13 @@ class Fitter:
             offset = (found / expected).log()
             lens = (FocalTerm(offset, sd, evidence.focal_free, self.config.focal),)
             evidence = replace(evidence, focal_px=found.expand(len(targets)).contiguous())
-        own = self._evidence(targets, self._fine)
+        points = self._fine_slice(targets)
+        own = self._evidence(targets, points)
         evidence = replace(evidence, weights=own.weights)  # without the weights of the parts
         seen = ()
         if any(has_extra(target) for target in targets):
-            seen = seen_terms(targets, self._fine, self.config, evidence.unit)
-        return self._energy(self._fine, stage, evidence, seen, lens)
+            seen = seen_terms(targets, points, self.config, evidence.unit)
+        return self._energy(points, stage, evidence, seen, lens)
 
     def _separate(
         self, energy: Energy, final: _Candidates, measure_only: bool = False

@@ -91,7 +91,9 @@ def main() -> None:
         by_joint = zip(BODY_JOINTS, inside, strict=True)
         print("   " + " ".join(f"{n} {v:.2f}" for n, v in by_joint), flush=True)
     share = spent[0] / (time.process_time() - begin)
-    print(json.dumps({"subjects": options.subjects, "cases": rows, "share_of_time": round(share, 4)}))
+    print(
+        json.dumps({"subjects": options.subjects, "cases": rows, "share_of_time": round(share, 4)})
+    )
 
 
 if __name__ == "__main__":
