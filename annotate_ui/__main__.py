@@ -45,7 +45,7 @@ class Settings:
     lease_minutes: float = 20.0
     """After which an item that was left lying goes to others."""
     workers: int = 1
-    """Processes that draw missing pictures."""
+    """Processes that draw missing pictures; 0 to draw none."""
     add_user: str = ""
     """Make an account NAME:ROLE, print its first password, and end."""
     reset_password: str = ""

@@ -54,13 +54,14 @@ def mount(app: "FastAPI", review: Review, path: str = "", root_path: str = "") -
     from annotate_ui.owner import owner_page
 
     path, root_path = path.rstrip("/"), root_path.rstrip("/")
+    # Everything lies at its public address; the guard puts back what a proxy has stripped.
     base = f"{root_path}{path}"
     refusals = Refusals(review)
-    router = APIRouter(prefix=path)
+    router = APIRouter(prefix=base)
     router.include_router(make_login_router(review, base))
     router.include_router(make_router(review, refusals, built_in_version()))
     app.include_router(router)
-    _answer_errors(app, refusals, path)
+    _answer_errors(app, refusals, base)
 
     def name_of(request: "Request") -> str | None:
         session = getattr(request.state, "session", None)
@@ -79,8 +80,7 @@ def mount(app: "FastAPI", review: Review, path: str = "", root_path: str = "") -
         gr.mount_gradio_app(
             app,
             page,
-            path=f"{path}/{name}",
-            root_path=f"{base}/{name}" if root_path else None,
+            path=f"{base}/{name}",
             auth_dependency=name_of,
             footer_links=[],
             run_history=False,
@@ -94,7 +94,7 @@ def mount(app: "FastAPI", review: Review, path: str = "", root_path: str = "") -
             theme=gr.themes.Soft(primary_hue="blue", neutral_hue="slate"),
             head=head,
         )
-    app.add_middleware(Guard, review=review, refusals=refusals, prefix=path, root_path=root_path)
+    app.add_middleware(Guard, review=review, refusals=refusals, prefix=base, stripped=root_path)
     return app
 
 

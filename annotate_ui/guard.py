@@ -85,8 +85,8 @@ class Guard:
         app: What is guarded.
         review: Whose sessions.
         refusals: Where refusals are logged.
-        prefix: Path below which the review is mounted; everything else passes untouched.
-        root_path: Public path that a reverse proxy strips.
+        prefix: Public path of the review; everything else passes untouched.
+        stripped: The first part of it, if a reverse proxy strips that from what it passes on.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Guard:
         review: Review,
         refusals: Refusals,
         prefix: str = "",
-        root_path: str = "",
+        stripped: str = "",
     ) -> None:
         self._app, self._review, self._refusals = app, review, refusals
-        self._prefix, self._root_path = prefix, root_path
+        self._prefix, self._stripped = prefix, stripped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
@@ -106,6 +106,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
+        begins = path == self._stripped or path.startswith(self._stripped + "/")
+        if self._stripped and not begins:
+            path = self._stripped + path
+            raw = self._stripped.encode() + scope.get("raw_path", b"")
+            scope = scope | {"path": path, "raw_path": raw}
         if not (path == self._prefix or path.startswith(self._prefix + "/")):
             await self._app(scope, receive, send)
             return
@@ -116,8 +121,12 @@ class Guard:
         path = path[len(self._prefix) :] or "/"
         refusal = await self._refuse(request, path)
 
+        body = _Body()
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if body.is_too_large:  # whatever became of the error on its way here
+                    message["status"] = 413
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -130,7 +139,7 @@ class Guard:
             return
         limit = MAX_GUIDELINE_BODY if path.startswith("/owner/") else MAX_BODY
         try:
-            await self._app(scope, self._limited(receive, limit, request), send_with_headers)
+            await self._app(scope, self._limited(receive, limit, request, body), send_with_headers)
         except _TooLarge:
             await Response("too large", 413)(scope, receive, send_with_headers)
 
@@ -195,7 +204,7 @@ class Guard:
         return JSONResponse({"error": "log in first"}, 401)
 
     def _redirect(self, path: str) -> Response:
-        return RedirectResponse(f"{self._root_path}{self._prefix}{path}", 303)
+        return RedirectResponse(f"{self._prefix}{path}", 303)
 
     @staticmethod
     def _same_origin(request: Request) -> bool:
@@ -212,21 +221,26 @@ class Guard:
     async def _log(self, kind: str, who: str, address: str, **detail: Any) -> None:
         await run_in_threadpool(self._refusals.log, kind, who, address, **detail)
 
-    def _limited(self, receive: Receive, limit: int, request: Request) -> Receive:
+    def _limited(self, receive: Receive, limit: int, request: Request, body: "_Body") -> Receive:
         """Count what arrives: a body without a length may not be longer either."""
-        total = 0
 
         async def limited() -> Message:
-            nonlocal total
             message = await receive()
             if message["type"] == "http.request":
-                total += len(message.get("body", b""))
-                if total > limit:
-                    await self._log("huge_body", "", client_address(request), length=total)
+                body.length += len(message.get("body", b""))
+                if body.length > limit:
+                    body.is_too_large = True
+                    await self._log("huge_body", "", client_address(request), length=body.length)
                     raise _TooLarge
             return message
 
         return limited
+
+
+@dataclass
+class _Body:
+    length: int = 0
+    is_too_large: bool = False
 
 
 class _TooLarge(Exception):

@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -51,6 +52,9 @@ PICTURE_COLUMNS: tuple[str, ...] = (
     "has_left_hand", "has_right_hand", "has_face",
 )  # fmt: skip
 """What of a row the pictures need."""
+
+_REST_SECONDS = 20.0
+"""Between a drawing process that died and the next."""
 
 _log = logging.getLogger(__name__)
 
@@ -239,7 +243,7 @@ class PictureMaker:
         dataset_root: Where the photos are.
         load_body: Loads the rows' body; importable, because it is called in the worker.
         row_of: Gives the row of a fit, with PICTURE_COLUMNS.
-        workers: Processes; they start when something is missing.
+        workers: Processes; they start when something is missing. 0: nothing is ever drawn here.
     """
 
     def __init__(
@@ -256,6 +260,8 @@ class PictureMaker:
         self._executor: ProcessPoolExecutor | None = None
         self._pending: dict[tuple[str, bool], Future] = {}
         self._problems: dict[str, str] = {}
+        self._not_before = 0.0
+        self._last_problem = ""
 
     def path(self, run_id: str, fit_id: str, name: str) -> Path:
         """Return where a file of an item is or would be."""
@@ -287,7 +293,7 @@ class PictureMaker:
             The work that is under way, None if nothing is missing or it cannot be made.
         """
         names = self.missing(run_id, fit_id, ("mesh.glb",) if mesh else _AHEAD)
-        if not names or fit_id in self._problems:
+        if not names or fit_id in self._problems or not self._workers:
             return None
         key = (fit_id, mesh)
         with self._lock:
@@ -298,6 +304,8 @@ class PictureMaker:
             paths = {name: self.path(run_id, fit_id, name) for name in names}
             for _ in range(2):
                 if self._executor is None:
+                    if time.monotonic() < self._not_before:
+                        return None
                     self._executor = ProcessPoolExecutor(
                         self._workers,
                         multiprocessing.get_context("spawn"),
@@ -308,9 +316,10 @@ class PictureMaker:
                     photo = self._root / row["image_path"]
                     future = self._executor.submit(_draw_files, job, photo, paths)
                     break
-                except BrokenProcessPool:  # killed for memory, say: once more with a new one
+                except BrokenProcessPool:  # killed for memory, say: another, but not at once
                     self._executor.shutdown(wait=False)
                     self._executor = None
+                    self._not_before = time.monotonic() + _REST_SECONDS
             else:
                 return None
             self._pending[key] = future
@@ -340,7 +349,9 @@ class PictureMaker:
         if problem:
             if not isinstance(error, BrokenProcessPool):
                 self._problems[key[0]] = problem
-            _log.warning("no pictures: %s", problem)
+            if problem != self._last_problem:
+                _log.warning("no pictures: %s", problem)
+            self._last_problem = problem
 
     def close(self) -> None:
         """Stop the workers; what is not drawn stays missing."""
@@ -353,15 +364,19 @@ class PictureMaker:
 # --- in the worker -------------------------------------------------------------------------------
 
 _BODY: "BodyData"
+_NO_BODY = ""
 
 
 def _start(load_body: Callable[[], "BodyData"]) -> None:
-    global _BODY
+    global _BODY, _NO_BODY
     logging.disable(logging.WARNING)  # the server has said it all
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):
         os.nice(5)
-    _BODY = load_body()
+    try:
+        _BODY = load_body()
+    except Exception as error:  # raised here, it would only end process after process
+        _NO_BODY = f"the body cannot be loaded: {error}"
 
 
 def _end_with_parent() -> None:
@@ -373,6 +388,8 @@ def _end_with_parent() -> None:
 
 def _draw_files(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:
     """Draw and write files; return what went wrong, or nothing."""
+    if _NO_BODY:
+        return _NO_BODY
     try:
         if row["body_sha256"] != _BODY.sha256:
             raise ValueError(f"fitted with another body than {_BODY.name}; pass --body")

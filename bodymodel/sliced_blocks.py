@@ -340,7 +340,7 @@ def blocks_jacobian(
 
 def _add_correctives(c: _Correctives, state: SlicedState, rows: Tensor, pose: Tensor) -> None:
     """Add to (B, P R, J 3) what turning joints does to the points by way of the correctives."""
-    batch, _, num_rows, _ = rows.shape
+    batch = len(rows)
     count, pairs = len(c.joints), len(c.pair_bone)
     tangents, local = state.tangents[:, c.joints], state.local[:, c.joints]
     # d vec(R_local) = vec([J_l dtheta]x R_local), row by row as in the files

@@ -13,6 +13,7 @@ import numpy as np
 from bodymodel.body import BodyData
 from bodymodel.spec import FACE_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
 from conversion.lift import Lift, vertex_areas
+from conversion.nearest import nearest_on_mesh
 
 __all__ = ["Correspondence", "build_correspondence", "part_vertices", "side_of"]
 
@@ -112,7 +113,7 @@ def build_correspondence(
     goal = target.v_template.astype(np.float64)
     mine = part_vertices(source, target)
     laid = _register(source, target, mine)
-    triangle, weights, near = _nearest(laid, source.faces, goal)
+    triangle, weights, near = nearest_on_mesh(laid, source.faces, goal)
     distance = np.linalg.norm(near - goal, axis=1)
     across = _face_normals(laid, source.faces)[triangle]
     facing = (across * _normals(goal, target.faces)).sum(1)
@@ -177,7 +178,7 @@ def _register(source: BodyData, target: BodyData, mine: np.ndarray) -> np.ndarra
     points = _similar(points, *pair)
     last = np.inf
     for _ in range(20):
-        triangle, _, near = _nearest(points, source.faces, goal)
+        triangle, _, near = nearest_on_mesh(points, source.faces, goal, is_exact=False)
         distance = np.linalg.norm(near - goal, axis=1)
         facing = _face_normals(points, source.faces)[triangle] * facing_of
         good = (facing.sum(1) > _FACING) & (distance <= np.quantile(distance, 0.8))
@@ -195,51 +196,6 @@ def _similar(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     flip = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
     scale = (s * flip).sum() / ((a - mean_a) ** 2).sum()
     return scale * (points - mean_a) @ (u * flip @ vt).T + mean_b
-
-
-def _nearest(
-    vertices: np.ndarray, faces: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the nearest triangle (N,), barycentric coordinates (N, 3) and point (N, 3)."""
-    import open3d as o3d
-
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(
-        o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
-        o3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)),
-    )
-    found = scene.compute_closest_points(o3d.core.Tensor(points.astype(np.float32)))
-    triangle = found["primitive_ids"].numpy().astype(np.int64)
-    # open3d computes in float32: once more on that triangle.
-    weights = _closest_on_triangles(vertices[faces[triangle]], points)
-    return triangle, weights, (vertices[faces[triangle]] * weights[..., None]).sum(1)
-
-
-def _closest_on_triangles(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the barycentric coordinates (N, 3) of the nearest point of each triangle (N, 3, 3)."""
-    best, distance = np.zeros((len(points), 3)), np.full(len(points), np.inf)
-
-    def offer(weights: np.ndarray) -> None:
-        gap = ((weights[..., None] * corners).sum(1) - points) ** 2
-        better = gap.sum(1) < distance
-        best[better], distance[better] = weights[better], gap.sum(1)[better]
-
-    for k in range(3):  # the edges
-        a, b = corners[:, k], corners[:, (k + 1) % 3]
-        along = ((points - a) * (b - a)).sum(1) / np.maximum(((b - a) ** 2).sum(1), 1e-30)
-        t = np.clip(along, 0, 1)
-        weights = np.zeros((len(points), 3))
-        weights[:, k], weights[:, (k + 1) % 3] = 1 - t, t
-        offer(weights)
-    e, f = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    d = points - corners[:, 0]
-    ee, ef, ff = (e * e).sum(1), (e * f).sum(1), (f * f).sum(1)
-    de, df = (d * e).sum(1), (d * f).sum(1)
-    area = np.maximum(ee * ff - ef * ef, 1e-30)
-    v, w = (ff * de - ef * df) / area, (ee * df - ef * de) / area
-    inside = (v >= 0) & (w >= 0) & (v + w <= 1)
-    offer(np.where(inside[:, None], np.stack([1 - v - w, v, w], 1), best))
-    return best
 
 
 def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

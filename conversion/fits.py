@@ -10,7 +10,7 @@ in ``energy`` (``v2v_mean_mm``, ``v2v_p99_mm``).
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,12 @@ class FitRows:
     _runs: dict[str, tuple[Any, set[bytes]]] = field(default_factory=dict)
 
     def add(
-        self, clip: Clip, frames: Frames | None, path: Path, target: BodyData, model: Any
+        self,
+        clip: Clip,
+        frames: Frames | None,
+        path: Path,
+        target: BodyData,
+        model_of: Callable[[BodyData], Any],
     ) -> None:
         """Write a part's rows, unless they are there.
 
@@ -93,7 +98,7 @@ class FitRows:
             frames: The part's, for the camera; None for meshes.
             path: Of the part.
             target: Its body, SMPL-X.
-            model: BodyModel of the target, for boxes.
+            model_of: Gives the BodyModel of a body, for boxes.
         """
         import pyarrow.parquet as pq
 
@@ -108,7 +113,7 @@ class FitRows:
             path, [*POSE_SHAPES, "betas", "expression", "transl", "v2v_mean_mm", "v2v_p99_mm"]
         )
         self._place(numbers, frames, target)
-        seen = self._seen(numbers, frames, target, model)
+        seen = self._seen(numbers, frames, target, model_of)
         rows = []
         for k, image_id in enumerate(ids):
             row = self._row(writer.info, target, {n: v[k] for n, v in texts.items()}, image_id)
@@ -168,14 +173,17 @@ class FitRows:
 
     @staticmethod
     def _seen(
-        numbers: Mapping[str, np.ndarray], frames: Frames | None, target: BodyData, model: Any
+        numbers: Mapping[str, np.ndarray],
+        frames: Frames | None,
+        target: BodyData,
+        model_of: Callable[[BodyData], Any],
     ) -> dict[str, np.ndarray]:
         """Camera, box and lean of the rows, where the camera is known."""
         if frames is None or frames.focal_px is None:
             return {}
         import torch
 
-        count = len(numbers["transl"])
+        model, count = model_of(target), len(numbers["transl"])
         focal = frames.focal_px.astype(np.float32)
         center = frames.center_px.astype(np.float32)
         boxes = np.full((count, 4), np.nan, np.float32)
@@ -232,6 +240,8 @@ class FitRows:
         shapes |= {"residual_px": (_K,), "bbox_xyxy_px": (4,)}
         numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
         numbers += ("energy_total", "start_margin", "mpjpe_mm", "pa_mpjpe_mm")
+        numbers += ("oks_detection", "oks_fit", "betas_abs_max", "prior_energy")
+        numbers += ("self_penetration_mm", "self_penetration_cm2")
         numbers += ("trunk_lean_error_deg", *(f"residual_{part}_px" for part in PARTS))
         return (
             {name: np.full(shape, nan, np.float32) for name, shape in shapes.items()}
@@ -251,7 +261,8 @@ class FitRows:
                 "body_is_open": target.is_open, "keypoint_convention": "fit",
                 "keypoints_2d": np.zeros((_K, 3), np.float32),
                 "keypoint_source": np.zeros(_K, np.int8), "energy": {}, "starts": [],
-                "start_energies": [], "start_winner": "", "iterations": texts["iterations"],
+                "start_energies": [], "self_penetration_parts": [],
+                "start_winner": "", "iterations": texts["iterations"],
                 "has_truth": False, "code_version": info.code_version,
                 "torch_version": _version("torch"), "device": self.device,
                 "config_hash": info.config_hash, "solve_ms": texts["solve_ms"],

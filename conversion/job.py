@@ -192,7 +192,7 @@ class Job:
     def _add_fits(self, transfer: Transfer, clip: Clip, part: int, first: int, last: int) -> None:
         frames = None if clip.meshes else self.frames(clip, first, last, transfer.source)
         path = self.store.path(clip.name, part)
-        self.fits.add(clip, frames, path, transfer.target, self._model(transfer.target))
+        self.fits.add(clip, frames, path, transfer.target, self._model)
 
     def _transfer(self, clip: Clip) -> Transfer:
         vertices = 0

@@ -13,10 +13,11 @@ import numpy as np
 from bodymodel.body import BodyData
 from conversion.bodies import Bodies
 from conversion.clips import POSE_COLUMNS, Clip, Frames
+from conversion.nearest import nearest_on_mesh
 from conversion.numbers import Numbers, Row, summary_rows
 
 if TYPE_CHECKING:
-    from bodymodel.model import BodyModel
+    from conversion.surface import Surface
 
 __all__ = ["write_report"]
 
@@ -98,19 +99,23 @@ class _Painter:
     ) -> None:
         self._clips, self._bodies, self._frames = clips, bodies, frames
         self._clip: Clip | None = None
-        self._models: dict[str, BodyModel] = {}
+        self._surfaces: dict[str, Surface] = {}
 
     def _posed(self, body: BodyData, arrays: list[np.ndarray]) -> np.ndarray:
         import torch
 
-        from bodymodel.model import BodyModel
+        from bodymodel.rotations import rotvec_to_rotmat
+        from conversion.surface import State, Surface
 
-        if body.sha256 not in self._models:
-            self._models[body.sha256] = BodyModel(body)
-        model = self._models[body.sha256]
+        if body.sha256 not in self._surfaces:
+            self._surfaces[body.sha256] = Surface(body)
+        pose, *parts = (torch.as_tensor(x) for x in arrays)
+        shape = torch.zeros(1, body.num_betas + body.num_expression)
+        for first, part in zip((0, body.num_betas), parts, strict=False):
+            shape[:, first : first + part.shape[1]] = part
         with torch.no_grad():
-            given = (torch.as_tensor(x) for x in arrays)
-            return model.forward_pose(*given).vertices[0].numpy()
+            state = State(rotvec_to_rotmat(pose), shape, torch.zeros(1, 3))
+            return self._surfaces[body.sha256].pose(state).vertices[0].T.numpy()
 
     def draw(self, row: Row) -> str:
         """Return source, result, and the result painted by its distance from the source."""
@@ -140,7 +145,8 @@ class _Painter:
         given = [pose.reshape(1, -1, 3), column("betas")]
         given += [column("expression")] if target.num_expression else []
         after = self._posed(target, given) + column("transl")
-        gap_mm = 1000 * _distance(before, source.faces, after)
+        near = nearest_on_mesh(before, source.faces, after)[2]
+        gap_mm = 1000 * np.linalg.norm(near - after, axis=1)
         share = np.clip(gap_mm / _RED_MM, 0, 1)[:, None]
         paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
         views = [
@@ -151,28 +157,29 @@ class _Painter:
         return _embedded(np.concatenate(views, 1))
 
 
-def _distance(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
-    import open3d as o3d
-
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(
-        o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
-        o3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)),
-    )
-    return scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
-
-
 def _view(vertices: np.ndarray, faces: np.ndarray, paint: np.ndarray | None) -> np.ndarray:
-    from bodymodel.render import render_mesh
+    """Draw a mesh from its front, (side, side, 3) uint8.
 
+    Triangles are a pixel or two wide at this size: each is drawn as its points on a small grid, the
+    nearest in front. No ray casting library is worth its memory here.
+    """
+    grid = np.array([(a, b) for a in range(5) for b in range(5 - a)]) / 4
+    weights = np.c_[1 - grid.sum(1), grid]
     middle = (vertices.max(0) + vertices.min(0)) / 2
     radius = np.linalg.norm(vertices - middle, axis=1).max()
-    # from the model's front, y up: to the camera's axes, y down and z forward
-    camera = (vertices - middle) * (1, -1, -1) + (0, 0, 4 * radius)
-    focal, centre = 1.9 * _SIDE_PX, (_SIDE_PX / 2, _SIDE_PX / 2)
-    out = render_mesh(camera, faces, focal, centre, _SIDE_PX, _SIDE_PX, colors=paint)
-    linear = np.where(out.alpha[..., None] > 0, out.rgb, 0) + (1 - out.alpha[..., None]) * 0.96
-    return np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    corners = (vertices - middle)[faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    color = np.full((len(vertices), 3), (0.75, 0.78, 0.8)) if paint is None else paint
+    light = 0.35 + 0.65 * np.clip(normal @ (0.3, 0.4, 0.866), 0, 1)
+    points = np.einsum("gk,fkc->fgc", weights, corners).reshape(-1, 3)
+    colors = np.einsum("gk,fkc->fgc", weights, color[faces]) * light[:, None, None]
+    pixel = np.rint(_SIDE_PX / 2 + 0.47 * _SIDE_PX / radius * points[:, :2] * (1, -1)).astype(int)
+    place = np.clip(pixel, 0, _SIDE_PX - 1) @ (1, _SIDE_PX)
+    image = np.full((_SIDE_PX**2, 3), 0.96)
+    order = np.argsort(points[:, 2])  # the nearest comes last and stays
+    image[place[order]] = colors.reshape(-1, 3)[order]
+    return np.rint(255 * image ** (1 / 2.2)).astype(np.uint8).reshape(_SIDE_PX, _SIDE_PX, 3)
 
 
 def _embedded(image: np.ndarray) -> str:

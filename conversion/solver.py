@@ -14,7 +14,10 @@ from torch import Tensor
 from bodymodel.rotations import rotmat_to_rotvec
 from conversion.surface import Group, Posed, State, Surface, Unknowns
 
-__all__ = ["Edges", "Hold", "Outcome", "Points", "TrustRegion", "minimize", "polish"]
+__all__ = [
+    "Edges", "Hold", "Outcome", "Points", "TrustRegion", "curvature", "joined_outcomes", "minimize",
+    "polish",
+]  # fmt: skip
 
 _BETA_SCALE = 0.1  # a standard deviation of shape weighs in a step's length like 0.1 rad
 _RIDGE = 1e-7  # of the diagonal: float32 sums
@@ -301,6 +304,15 @@ def polish(
         energy = torch.where(take, new, energy)
         force = torch.where(take[:, None, None], new_force, force)
     return Outcome(state, energy, settled, tried), posed.vertices
+
+
+def joined_outcomes(parts: list[Outcome]) -> Outcome:
+    """Return the outcomes of batches as those of one."""
+    state = State(
+        *(torch.cat([getattr(p.state, n) for p in parts]) for n in State.__dataclass_fields__)
+    )
+    rest = ("energy", "has_settled", "iterations")
+    return Outcome(state, *(torch.cat([getattr(p, n) for p in parts]) for n in rest))
 
 
 def curvature(

@@ -139,7 +139,8 @@ class Surface:
         self.num_vertices = len(ids)
 
         def real(array) -> Tensor:
-            array = np.ascontiguousarray(array, np.float64)
+            # not by way of float64: a body's correctives are large
+            array = np.ascontiguousarray(array)
             return torch.as_tensor(array).to(device=self.device, dtype=dtype)
 
         self._real = real
@@ -149,8 +150,9 @@ class Surface:
         self.dirs = real(np.moveaxis(all_dirs[ids], (2, 1), (0, 1)).reshape(self.num_shape, -1))
         self.has_correctives = bool(np.any(body.posedirs))
         if self.has_correctives:
-            moved = np.moveaxis(body.posedirs[ids], (2, 1), (0, 1))
-            self.pose_dirs = real(moved.reshape(moved.shape[0], -1))
+            given = torch.as_tensor(body.posedirs)  # (N, 3, 9 J - 9), as the file has them
+            given = given if vertex_ids is None else given[torch.as_tensor(ids)]
+            self.pose_dirs = given.to(device=self.device, dtype=dtype).flatten(0, 1)
         self.skin = real(body.weights[ids])
         self.skin_planar = self.skin.T.contiguous()
         self.joints_rest = real(regressor @ body.v_template)
@@ -177,7 +179,8 @@ class Surface:
         batch = len(state.shape)
         flat = self.template.flatten()[None] + state.shape @ self.dirs
         if self.has_correctives:
-            flat = flat + lbs.pose_feature(state.rotations) @ self.pose_dirs
+            bend = lbs.pose_feature(state.rotations) @ self.pose_dirs.T
+            flat = flat + bend.view(batch, -1, 3).mT.flatten(1)
         rest = flat.view(batch, 3, -1)
         moved = state.shape @ self.joints_dirs.flatten(0, 1).T
         rest_joints = self.joints_rest + moved.view(batch, -1, 3)
@@ -217,7 +220,7 @@ class Surface:
         # the vertices' change in the rest pose: u = (sum_k W R)^T force
         back = (posed.blend * force[:, None]).sum(2)  # (B, 3, N)
         if self.has_correctives:
-            turned = (back.flatten(1) @ self.pose_dirs.T).view(batch, -1, 3, 3)
+            turned = (back.mT.flatten(1) @ self.pose_dirs).view(batch, -1, 3, 3)
             local = _axial(turned @ state.rotations[:, 1:].mT)
             torque[:, 1:] -= (posed.above[:, 1:] @ local[..., None])[..., 0]
         parts = [torque[:, self._index(unknowns.joints)].flatten(1)]
@@ -276,7 +279,7 @@ class Surface:
             columns = (3 * column_of[levers] + np.arange(3)[:, None]).ravel()  # axis by axis
             corrective = None
             if self.has_correctives and len(levers):
-                block = self.pose_dirs.view(self.num_joints - 1, 9, 3, -1)[..., vertices]
+                block = self._correctives(vertices)
                 corrective = torch.zeros(
                     len(levers), 3 * len(vertices), 9, dtype=self.dtype, device=self.device
                 )
@@ -302,9 +305,14 @@ class Surface:
         """(J,) bool: the joints whose correctives move any of some vertices by what counts."""
         out = np.zeros(self.num_joints, bool)
         if self.has_correctives:
-            blocks = self.pose_dirs.view(self.num_joints - 1, 27, -1)[..., self._whole(vertices)]
-            out[1:] = (blocks.abs().amax((1, 2)) > _CORRECTIVE_BELOW_M).cpu().numpy()
+            blocks = self._correctives(vertices)
+            out[1:] = (blocks.abs().amax((1, 2, 3)) > _CORRECTIVE_BELOW_M).cpu().numpy()
         return out
+
+    def _correctives(self, vertices: np.ndarray) -> Tensor:
+        """(J - 1, 9, 3, n) of some of the vertices."""
+        block = self.pose_dirs.view(self.num_vertices, 3, -1)[self._whole(vertices)]
+        return block.permute(2, 1, 0).unflatten(0, (-1, 9))
 
     def curvature(
         self,

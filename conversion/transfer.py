@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from bodymodel.body import BodyData
-from bodymodel.model import BodyModel
-from bodymodel.rotations import rotmat_to_rotvec
+from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.spec import PARTS, keypoint_part
 from conversion.align import closed_form_start, rest_state, solve_linear
 from conversion.correspondence import Correspondence, build_correspondence
@@ -30,10 +29,22 @@ from conversion.known import Known, TakeOver, known_betas
 from conversion.result import TransferResult, failed_result
 from conversion.sampler import Sampler
 from conversion.sampling import sample_edges, sample_vertices
-from conversion.solver import Edges, Hold, Outcome, Points, TrustRegion, curvature, minimize, polish
+from conversion.solver import (
+    Edges,
+    Hold,
+    Outcome,
+    Points,
+    TrustRegion,
+    curvature,
+    joined_outcomes,
+    minimize,
+    polish,
+)
 from conversion.surface import Group, State, Surface, Unknowns
 
 __all__ = ["Transfer", "TransferOptions", "TransferResult"]
+
+_POLISHED_TOGETHER = 16  # meshes with all their vertices: memory, not time, limits them
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class Transfer:
             self._real(known.shape_hold),
         )
         self._sample, self._vertex_masses = sample, masses
-        self._model = BodyModel(source, dtype).to(self.device)
+        self._posed = Surface(source, None, dtype, device)
         self._take_over = None
         if source.family in ("mano", "flame") and o.part_pose == "given":
             self._take_over = TakeOver(source, target, match)
@@ -229,9 +240,16 @@ class Transfer:
         expression: np.ndarray | None = None,
     ) -> Tensor:
         """Return the source's meshes (B, V, 3), without translation."""
-        given = [full_pose, betas] + ([] if expression is None else [expression])
+        shape = np.zeros((len(full_pose), self.source.num_betas + self.source.num_expression))
+        shape[:, : betas.shape[1]] = betas
+        if expression is not None:
+            first = self.source.num_betas
+            shape[:, first : first + expression.shape[1]] = expression
+        rotations = rotvec_to_rotmat(self._real(full_pose))
         with torch.no_grad():
-            return self._model.forward_pose(*(self._real(x) for x in given)).vertices
+            shaped = self._real(shape)
+            state = State(rotations, shaped, shaped.new_zeros(len(shape), 3))
+            return self._posed.pose(state).vertices.mT
 
     # --- the stages
 
@@ -258,10 +276,19 @@ class Transfer:
         few = Points(goal[..., self._ids], self._sample_masses)
         outcome, matrix = self._solve(few, goal, unknowns, known)
         settings = TrustRegion(rtol=1e-4, atol=1e-5, max_iterations=self.options.polish_iterations)
-        end, placed = polish(
-            self.full, points, self.hold, outcome.state, unknowns, matrix, settings
-        )
-        return self._result(end, outcome, goal, placed, place, reasons, good)
+        ends, placed = [], []
+        for first in range(0, len(good), _POLISHED_TOGETHER):
+            rows = torch.arange(
+                first, min(first + _POLISHED_TOGETHER, len(good)), device=self.device
+            )
+            end, vertices = polish(
+                self.full, points.take(rows), self.hold, outcome.state.take(rows), unknowns,
+                matrix[rows], settings,
+            )  # fmt: skip
+            ends.append(end)
+            placed.append(vertices)
+        end = joined_outcomes(ends)
+        return self._result(end, outcome, goal, torch.cat(placed), place, reasons, good)
 
     def _solve(
         self, points: Points, goal: Tensor, unknowns: Unknowns, known: Known | None

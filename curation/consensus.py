@@ -1,4 +1,4 @@
-"""One verdict an item from several annotators: majority, and Dawid and Skene's model. Torch-free."""
+"""One verdict an item from several annotators: majority, Dawid and Skene's model. Torch-free."""
 
 import math
 from collections.abc import Sequence
@@ -217,13 +217,13 @@ class VoteModel:
             max_iterations: Limit.
             tolerance: Largest change of a posterior at which it is settled.
         """
-        for iteration in range(1, max_iterations + 1):
+        iteration, change = 0, np.inf
+        while iteration < max_iterations and not change < tolerance:
+            iteration += 1
             confusion, share = self._maximise(weights, posterior)
             after, log_likelihood = self._expect(weights, confusion, share)
             change = np.abs(after - posterior).max(initial=0.0)
             posterior = after
-            if change < tolerance:
-                break
         return FittedKinds(
             posterior, confusion, share, log_likelihood, iteration, bool(change < tolerance)
         )

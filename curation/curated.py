@@ -79,7 +79,9 @@ def curate(
     table = store.read_table(None, run_id)
     table = table.filter(table["has_fit"])
     if not len(table):
-        raise StoreError(f"there are no fits in {store.root}{f' of run {run_id}' if run_id else ''}")
+        raise StoreError(
+            f"there are no fits in {store.root}{f' of run {run_id}' if run_id else ''}"
+        )
     ids = table["fit_id"].to_pylist()
     where = {} if verdicts is None else {f: k for k, f in enumerate(verdicts.fit_id)}
     chosen, columns = [], {name: [] for name in CuratedColumns}
@@ -112,13 +114,30 @@ def curate(
         raise StoreError("no fit is accepted; review some first, or export all with --all")
     kinds = {"probability_good": pa.float32(), "num_votes": pa.int32()}
     kinds |= {f"{part}_good": pa.bool_() for part in PARTS}
-    out = table.take(pa.array(chosen)).select([n for n in table.column_names if n != "run"])
+    out = _flat(table.take(pa.array(chosen)))
     for name, note in CuratedColumns.items():
         field = pa.field(name, kinds.get(name, pa.string()), False, {"doc": note})
         out = out.append_column(field, pa.array(columns[name], field.type))
     order = np.lexsort((out["person_index"].to_numpy(), np.array(out["image_id"].to_pylist())))
     out = out.take(pa.array(order))
     return Curated(out, _figures(out, verdicts))
+
+
+def _flat(table: "pa.Table") -> "pa.Table":
+    """Put a column a term for the map of energies: Hugging Face's datasets know no maps."""
+    import pyarrow as pa
+
+    if "energy" not in table.column_names:
+        return table
+    energies = table["energy"].to_pylist(maps_as_pydicts="strict")
+    place = table.column_names.index("energy")
+    table = table.remove_column(place)
+    for name in sorted({term for row in energies for term in row}, reverse=True):
+        column = f"energy_{name}"
+        if column not in table.column_names:
+            values = pa.array([row.get(name, np.nan) for row in energies], pa.float32())
+            table = table.add_column(place, pa.field(column, pa.float32(), False), values)
+    return table
 
 
 def _figures(table: "pa.Table", verdicts: Verdicts | None) -> dict[str, Any]:
@@ -151,7 +170,6 @@ def write_parquet(table: "pa.Table", folder: Path) -> list[Path]:
     for split in sorted(set(table["split"].to_pylist())):
         path = folder / f"{split}.parquet"
         temporary = path.with_name(path.name + ".tmp")
-        # Readers of others' tables stumble over maps; structs and lists of pairs they know.
         pq.write_table(
             table.filter(pc.field("split") == split),
             temporary,
@@ -221,14 +239,17 @@ def write_card(
         *(f"| from {dataset} | {n} |" for dataset, n in figures["datasets"].items()),
     ]  # fmt: skip
     if "verdicts" in figures:
-        lines += ["", "All verdicts: "
-                  + ", ".join(f"{n} {v}" for v, n in figures["verdicts"].items()) + "."]  # fmt: skip
+        found = ", ".join(f"{n} {v}" for v, n in figures["verdicts"].items())
+        lines += ["", f"All verdicts: {found}."]
     if precision is not None:
-        found = precision.precision
-        lines += ["", "## How far to trust it", "",
-                  f"Estimated share of good fits: {found} (95 % interval), from "
-                  f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
-                  f"people, and {precision.gold} gold fits."]  # fmt: skip
+        lines += [
+            "",
+            "## How far to trust it",
+            "",
+            f"Estimated share of good fits: {precision.precision} (95 % interval), from "
+            f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
+            f"people, and {precision.gold} gold fits.",
+        ]
         if precision.caution:
             lines += ["", f"**Caution**: {precision.caution}."]
     if agreement:
@@ -238,7 +259,15 @@ def write_card(
     if rejected_for:
         lines += ["", "## Why fits were rejected", "", "| reason | decisions |", "|---|---|"]
         lines += [f"| {reason} | {n} |" for reason, n in rejected_for.items()]
-    lines += ["", "## Columns", "", "Those of a fit row (docs/schema.md of pseudogt; also in each "
-              "field's metadata), and:", "", "| column | |", "|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        "## Columns",
+        "",
+        "Those of a fit row (docs/schema.md of pseudogt; also in each field's metadata), with a "
+        "column `energy_<term>` for each energy, and:",
+        "",
+        "| column | |",
+        "|---|---|",
+    ]
     lines += [f"| `{column}` | {note} |" for column, note in CuratedColumns.items()]
     path.write_text("\n".join([*header, "", *lines]) + "\n", encoding="utf-8")

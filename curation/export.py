@@ -25,7 +25,16 @@ __all__ = ["FORMATS", "ExportConfig", "main"]
 _log = logging.getLogger("curation.export")
 
 Format = Literal[
-    "parquet", "expose", "humandata", "smplifyx", "spin", "neuralannot", "amass", "coco", "glb", "obj"
+    "parquet",
+    "expose",
+    "humandata",
+    "smplifyx",
+    "spin",
+    "neuralannot",
+    "amass",
+    "coco",
+    "glb",
+    "obj",
 ]
 FORMATS: tuple[str, ...] = Format.__args__
 _NEED_BODY = {"smplifyx", "neuralannot", "amass", "coco", "glb", "obj", "humandata"}
@@ -187,7 +196,9 @@ def _sides(config: ExportConfig, store: Any, run_id: str | None) -> tuple[dict, 
     table = store.read_table(["image_id", "image_path", "image_sha256"], run_id)
     photos = {
         image: (path, sha or image)
-        for image, path, sha in zip(*(table[n].to_pylist() for n in table.column_names), strict=True)
+        for image, path, sha in zip(
+            *(table[n].to_pylist() for n in table.column_names), strict=True
+        )
     }
     images, unread = sorted(photos), 0
     hashes: list[Any] = [None] * len(images)
@@ -234,9 +245,7 @@ def _body(config: ExportConfig, table: Any) -> Any:
     return load_body(config.body, "smplx", gender, *sizes)
 
 
-def _write(
-    kind: str, fits: Any, target: Path, split: str, body: Any, config: ExportConfig
-) -> None:
+def _write(kind: str, fits: Any, target: Path, split: str, body: Any, config: ExportConfig) -> None:
     """Write one split in one format."""
     folder = target / kind
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,18 @@
-"""Shares with their uncertainty: Wilson, Clopper-Pearson, and samples of unequal probability. Torch-free."""
+"""Shares with their uncertainty: Wilson, Clopper-Pearson, unequal probabilities. Torch-free."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Interval", "clopper_pearson", "logit_interval", "percentile_interval", "weighted_share", "wilson"]
+__all__ = [
+    "Interval",
+    "clopper_pearson",
+    "logit_interval",
+    "percentile_interval",
+    "weighted_share",
+    "wilson",
+]
 
 
 @dataclass(frozen=True)

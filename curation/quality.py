@@ -64,9 +64,7 @@ class Quality:
 
     def select(self, rows: np.ndarray) -> "Quality":
         """Return some of the fits, by index or mask."""
-        return Quality(
-            tuple(np.array(self.fit_id, object)[rows]), self.names, self.values[rows]
-        )
+        return Quality(tuple(np.array(self.fit_id, object)[rows]), self.names, self.values[rows])
 
 
 def read_quality(
@@ -100,7 +98,10 @@ def _columns_of(store: "FitStore", run_id: str) -> list[str]:
     return [
         field.name
         for field in (schemas[0] if schemas else ())
-        if (field.name in ("fit_id", "has_fit", "energy", "status", *_ARRAYS, *_RESIDUALS) or _is_quality(field))
+        if (
+            field.name in ("fit_id", "has_fit", "energy", "status", *_ARRAYS, *_RESIDUALS)
+            or _is_quality(field)
+        )
         and all(field.name in schema.names for schema in schemas)
     ]
 
@@ -148,7 +149,7 @@ def quality_of_table(table: "pa.Table") -> Quality:
     if "trunk_lean_deg" in features:
         features["trunk_lean_size_deg"] = np.abs(features["trunk_lean_deg"])
     if "betas" in arrays:
-        features.setdefault("max_abs_beta", np.abs(arrays["betas"]).max(1).astype(np.float64))
+        features.setdefault("betas_abs_max", np.abs(arrays["betas"]).max(1).astype(np.float64))
     if "keypoints_2d" in arrays:
         confidence = np.asarray(arrays["keypoints_2d"])[..., 2].astype(np.float64)
         for part in PARTS:

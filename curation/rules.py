@@ -286,9 +286,7 @@ def _held_out_scores(quality: Any, verdicts: Any, train: Any) -> np.ndarray:
 def _percent(interval: Interval) -> str:
     if math.isnan(interval.value):
         return f"unknown, 0 to {100 * interval.high:.0f} %"
-    return (
-        f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    )
+    return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 if __name__ == "__main__":

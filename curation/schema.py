@@ -416,7 +416,7 @@ _SQL = """
 
 ```sql
 -- DuckDB
-SELECT image_id, residual_body_pct, energy['pose_prior']
+SELECT image_id, residual_body_pct, energy['pose']
 FROM 'fits/data/*/*.parquet' WHERE status = 'ok'
 ORDER BY residual_body_pct DESC LIMIT 20;
 ```

@@ -17,7 +17,13 @@ from curation.quality import Quality
 if TYPE_CHECKING:
     from curation.votes import Votes
 
-__all__ = ["NotEnoughDecisionsError", "TriageModel", "confident_set", "order_by_usefulness", "train_triage"]
+__all__ = [
+    "NotEnoughDecisionsError",
+    "TriageModel",
+    "confident_set",
+    "order_by_usefulness",
+    "train_triage",
+]
 
 MIN_OF_EACH = 8
 """Accepted and rejected fits that a model needs; below, fits go by their residual."""

@@ -1,4 +1,4 @@
-"""From single decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
+"""From decisions to one verdict a fit: what is accepted, which parts, how surely. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +60,14 @@ class Verdicts:
         """(N,) bool."""
         return np.array([verdict == "accept" for verdict in self.verdict], bool)
 
+    def accepted_parts(self) -> dict[str, frozenset[str]]:
+        """Return by accepted fit which parts are good; training wants nothing else."""
+        return {
+            fit_id: frozenset(p for p, good in zip(_PARTS, self.parts[k], strict=True) if good)
+            for k, fit_id in enumerate(self.fit_id)
+            if self.verdict[k] == "accept"
+        }
+
     @property
     def stratum(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """How fits came in, for estimate_precision: (N,) codes and their names.
@@ -77,7 +85,9 @@ def human_votes(decisions: "pa.Table", fit_ids: Sequence[str] = ()) -> Votes:
         fit_ids: Of the rows; those with a decision by default.
     """
     rows = decisions.select(["fit_id", "annotator", "verdict"]).to_pylist()
-    human = [r for r in rows if not r["annotator"].startswith(RULE_PREFIX) and r["verdict"] in LABELS]
+    human = [
+        r for r in rows if not r["annotator"].startswith(RULE_PREFIX) and r["verdict"] in LABELS
+    ]
     votes = Votes.from_records(*([r[k] for r in human] for k in ("fit_id", "annotator", "verdict")))
     if not len(fit_ids):
         return votes
@@ -180,9 +190,7 @@ def train_on_verdicts(
 
     where = {fit_id: k for k, fit_id in enumerate(quality.fit_id)}
     rows, good, weights, names = [], [], [], []
-    for fit_id, p, votes in zip(
-        verdicts.fit_id, verdicts.probability, verdicts.votes, strict=True
-    ):
+    for fit_id, p, votes in zip(verdicts.fit_id, verdicts.probability, verdicts.votes, strict=True):
         if votes and np.isfinite(p) and fit_id in where:
             rows.append(where[fit_id])
             good.append(p > 0.5)

@@ -170,7 +170,7 @@ def build(config: BuildPrior) -> None:
     Raises:
         ValueError: If the mocap file is not one.
     """
-    from fitting import mocap as mc
+    from bodymodel import mocap as mc
     from fitting import prior_training as training
     from fitting.prior_network import train_prior
 
@@ -191,9 +191,6 @@ def build(config: BuildPrior) -> None:
     weights = training.subject_weights(motion.subject)
     train = motion.take(~training.is_held_out(motion.subject))
     _say("trained on subjects " + ", ".join(np.unique(train.subject)))
-    model = training.fit_gaussians(
-        train.body_pose, training.subject_weights(train.subject), pairs=config.pairs
-    )
     lean = _percentiles(trunk_lean(motion.global_orient, motion.body_pose), weights)
     _say("trunk lean, degrees, percentiles " + ", ".join(map(str, PERCENTS)))
     for name, column in zip(("forward", "left", "all"), lean.T, strict=True):
@@ -206,6 +203,15 @@ def build(config: BuildPrior) -> None:
     learned = train_prior(
         whole.body_pose, training.subject_weights(whole.subject), say=lambda text: _say("  " + text)
     )
+    # The plain Gaussian is of the same recombined poses: it fits better so (docs/LOG.md).
+    gaussian = learned.coarse
+    model = training.Gaussians(
+        *(getattr(gaussian, name).numpy() for name in ("means", "whitening", "costs"))
+    )
+    if config.pairs:
+        model = training.fit_gaussians(
+            train.body_pose, training.subject_weights(train.subject), pairs=config.pairs
+        )
     if config.dry_run:
         return
 

@@ -46,7 +46,8 @@ class StageConfig:
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
-    """Scale of the Geman-McClure function, in the units of the 2D residuals."""
+    """Scale of the Geman-McClure function, in the units of the 2D residuals; in pixels of the photo
+    with FitConfig.residuals published."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,42 @@ class FitConfig:
 
     coarse: tuple[StageConfig, ...] = (
         StageConfig(iterations=8, w_pose=160.0, w_shape=2500.0),
-        StageConfig(iterations=10, w_pose=40.0, w_shape=400.0),
+        StageConfig(iterations=8, w_pose=40.0, w_shape=400.0),
     )
     """Annealing on the body's points alone, from every start."""
-    flip: StageConfig = StageConfig(iterations=8, w_pose=22.8, w_shape=100.0)
+    flip: StageConfig = StageConfig(iterations=5, w_pose=22.8, w_shape=100.0)
     """Short runs from limbs turned over in depth."""
     fine: tuple[StageConfig, ...] = (
         StageConfig(
-            iterations=10, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
+            iterations=5, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
         ),
         StageConfig(
-            iterations=200, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
+            iterations=300, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
         ),
     )
     """Annealing on all points, from the best starts."""
+    headings: tuple[str, ...] = ("front", "back", "left", "right")
+    """Ways to face that are tried, out of starts.HEADINGS."""
+    given_starts: Literal["alone", "compete"] = "alone"
+    """Where a person comes with a start: alone replaces the headings, compete adds to them."""
+    same_m: float = 0.1
+    """Starts whose points have come this close to each other (metres, RMS) go on as one."""
+    hopeless_coarse: float = 15.0
+    """Starts are dropped whose energy exceeds the best's by this factor in the coarse stages."""
+    hopeless_fine: float = 4.0
+    """The same before the fine stages and in them."""
+    hopeless_last: float = 1.5
+    """The same after the first iterations of the last stage."""
+    probation: int = 10
+    """How many these are."""
     keep: int = 2
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
+    residuals: Literal["person", "published"] = "person"
+    """How 2D residuals count. person: in thousandths of 1.25 times the person's height in pixels.
+    published: in thousandths of the photo's height, robust at a scale in pixels of the photo, and
+    with SMPLify-X's points and their weights (reference_energy.point_weights)."""
     interpenetration: Literal["off", "measure", "on"] = "off"
     """on: measure how far each body goes through itself, and push apart what does; measure: only
     measure; off: neither. In a run, --interpenetration says."""

@@ -32,6 +32,7 @@ class Evidence:
         weights: (B, P) of the squared residuals: confidence squared times the point's own weight.
         focal_px: (B,), center_px: (B, 2).
         unit: (B,) residual units per pixel.
+        robust_unit: (B,) what the robust function's scale is multiplied by to be in those units.
         focal_free: (B,) 1 where ``focal_px`` is only where the solver starts, 0 where it is known;
             None if it is known of all.
     """
@@ -41,6 +42,7 @@ class Evidence:
     focal_px: Tensor
     center_px: Tensor
     unit: Tensor
+    robust_unit: Tensor
     focal_free: Tensor | None = None
 
     def take(self, index: Tensor) -> "Evidence":
@@ -181,7 +183,8 @@ def _look(evidence: Evidence, state: SlicedState, robust_px: float, zoom: Tensor
     target = (evidence.points_px - evidence.center_px[:, None]) * evidence.unit[:, None, None]
     residual = scale[..., None] * ray - target
     square = residual.square()
-    inlier = robust_px**2 / (robust_px**2 + square)
+    rho2 = (robust_px * evidence.robust_unit).square()[:, None, None]
+    inlier = rho2 / (rho2 + square)
     return _Seen(depth, ray, scale, residual, square, inlier)
 
 

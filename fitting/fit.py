@@ -1,7 +1,7 @@
 """Fit SMPL-X to the keypoints of many persons at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
-from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
+from fitting.candidates import Candidates
 from fitting.clip import choose_path, minimise_clip, motion_matrix
 from fitting.config import FitConfig, StageConfig
 from fitting.contacts import BodyContacts
@@ -34,6 +34,7 @@ from fitting.points3d import Points3DTerm
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
+from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -53,11 +54,11 @@ from fitting.views import ViewsTerm
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
-_CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
 _OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are elsewhere
 _ANY_FOCAL_PX = 1000.0  # of persons who are not seen in a photo
 _FOLLOW_ITERATIONS = 10  # from the answer of a frame to that of the next
-_SAME_HEADING = 0.7  # radians; roots closer than this are one answer
+_WRISTS = ("left_wrist", "right_wrist")
+_CPU_CHUNK = 64  # people: enough to hide the cost of a call, little enough for the cache
 
 
 def _fine_points() -> tuple[str, ...]:
@@ -73,26 +74,8 @@ def _fine_points() -> tuple[str, ...]:
 
 FINE_POINTS = _fine_points()
 
-
-@dataclass(frozen=True, eq=False)
-class _Candidates:
-    """States that compete: (B, C, size), and (B, C) of the rest."""
-
-    x: Tensor
-    energy: Tensor
-    iterations: Tensor
-    converged: Tensor
-
-    def take(self, which: Tensor) -> "_Candidates":
-        """Return some (B, k) of each person's candidates."""
-        x = self.x.gather(1, which[..., None].expand(-1, -1, self.x.shape[-1]))
-        others = (self.energy, self.iterations, self.converged)
-        return _Candidates(x, *(values.gather(1, which) for values in others))
-
-    def best(self) -> tuple["_Candidates", Tensor]:
-        """Return the best of each person, and which (B, 1) it was."""
-        order = self.energy.argsort(dim=1, stable=True)[:, :1]
-        return self.take(order), order
+START_NAMES = (*(name for name, _ in HEADINGS), "given")
+"""What FitResult.starts may hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +86,7 @@ class _Ending:
     converged: Tensor
     iterations: Tensor
     winner: Tensor
+    tried: Tensor
     start_energies: Tensor
     start_margin: Tensor
     self_penetration: list[SelfPenetration]
@@ -116,20 +100,19 @@ class _Search:
     Attributes:
         energy: Of the last stage.
         kept: (B, K) answers.
-        iterations: (B, K) spent on them.
         which: (B, K) from which of the starts they came.
-        start_energies: (B, starts).
+        tried: (B, starts) bool, start_energies: (B, starts).
         margin: (B,) of the best against the best that faces another way.
-        limbs: See Fitter._flip_limbs; None if limbs were not turned over.
+        limbs: See Fitter._flip_limbs.
     """
 
     energy: Energy
-    kept: _Candidates
-    iterations: Tensor
+    kept: Candidates
     which: Tensor
+    tried: Tensor
     start_energies: Tensor
     margin: Tensor
-    limbs: tuple[Tensor, Tensor] | None
+    limbs: tuple[Tensor, Tensor]
 
     @classmethod
     def join(cls, parts: "Sequence[_Search]") -> "_Search":
@@ -141,15 +124,13 @@ class _Search:
         evidence = [vars(part.energy.evidence) for part in parts]
         joined = Evidence(**{k: cat([e[k] for e in evidence]) for k in evidence[0]})
         kept = [vars(part.kept) for part in parts]
-        limbs = None
-        if parts[0].limbs is not None:
-            limbs = tuple(torch.cat([part.limbs[k] for part in parts]) for k in range(2))
+        limbs = tuple(torch.cat([part.limbs[k] for part in parts]) for k in range(2))
         return cls(
             replace(parts[0].energy, evidence=joined, extra=()),
-            _Candidates(**{k: torch.cat([c[k] for c in kept]) for k in kept[0]}),
+            Candidates(**{k: torch.cat([c[k] for c in kept]) for k in kept[0]}),
             *(
                 torch.cat([getattr(part, name) for part in parts])
-                for name in ("iterations", "which", "start_energies", "margin")
+                for name in ("which", "tried", "start_energies", "margin")
             ),
             limbs,
         )
@@ -162,10 +143,11 @@ class Fitter:
         body: A SMPL-X body.
         config: How to fit.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        prior: On the body's pose; the one that comes with the package by default.
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
-        prior: On the body's pose; the open one by default (fitting.prior_choice.load_prior).
+        prior: On the body's pose; the Gaussian by default (fitting.prior_choice.load_prior).
 
     Raises:
         ValueError: If the body is of another family.
@@ -190,7 +172,7 @@ class Fitter:
         self._body_joints = slice_body(body, BODY_JOINTS, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
-        self._prior = (load_prior("open") if prior is None else prior).to(**options)
+        self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
@@ -218,6 +200,32 @@ class Fitter:
             results[k] if k in results else self._refused(target, self._problem(target))
             for k, target in enumerate(targets)
         ]
+
+    def energy(self, target: FitTarget, params: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the energy by term that any solver's parameters have in the last stage.
+
+        Args:
+            target: The person.
+            params: The fields of BodyParams, without batch dimension, as in FitResult. Of the hands
+                what their PCA components can hold.
+        """
+        evidence = self._evidence([target], self._coarse)
+        scale = pixels_per_metre(self._coarse, evidence, self._rest())
+        evidence = self._scaled(self._evidence([target], self._fine), [target], scale)
+        energy = self._energy(self._fine, self.config.fine[-1], evidence)
+        zero = torch.zeros(self._layout.size, dtype=self.dtype, device=self.device)
+        terms = energy.terms(self._layout.vector(params, zero)[None])[0]
+        return dict(zip(TERMS, terms.tolist(), strict=True))
+
+    def _rest(self) -> Tensor:
+        """Return (P, 3) the coarse points of the mean body at rest."""
+        like = self._layout.hand_means
+        return sliced_forward(
+            self._coarse,
+            like.new_zeros(1, 55, 3),
+            like.new_zeros(1, self._coarse.num_shape),
+            like.new_zeros(1, 3),
+        ).points[0]
 
     def _clips(self, targets: Sequence[FitTarget], usable: list[int]) -> list[list[int]]:
         """Return the targets of each clip, in the order of their frames."""
@@ -262,6 +270,8 @@ class Fitter:
             return find_extra_problem(target, *limits)
         if problem := find_problem(target, *limits):
             return problem
+        if config.residuals == "published" and not target.picture_height_px > 0:
+            return f"the photo's height is {target.picture_height_px} px; residuals count by it"
         spread = np.ptp(seen_points(target, COARSE_POINTS, config.min_confidence), axis=0).max()
         if spread < 2:
             return f"the points of the body lie within {spread:.1f} px of each other"
@@ -298,9 +308,7 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        own = np.array(
-            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
-        )
+        own = np.array([self._point_weight(name) for name in sliced.points])
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -311,7 +319,23 @@ class Fitter:
             focal_px=real([t.focal_px if has_2d(t) or t.views else _ANY_FOCAL_PX for t in targets]),
             center_px=real(np.nan_to_num(np.stack([t.center_px for t in targets]))),
             unit=real(np.ones(len(targets))),
+            robust_unit=real(np.ones(len(targets))),
         )
+
+    def _point_weight(self, name: str) -> float:
+        """Weight of a point's squared residuals in every stage."""
+        if self.config.residuals == "published":
+            return float(name in OPENPOSE_POINTS and name not in IGNORED)
+        return self.config.loose_weight if name in LOOSE_POINTS else 1.0
+
+    def _stage_weight(self, name: str, stage: StageConfig) -> float:
+        """What a stage makes of a point's weight."""
+        part = keypoint_part(name)
+        if part == "body":
+            # OpenPose has the wrists twice: as ends of the arms and as roots of the hands
+            is_twice = self.config.residuals == "published" and name in _WRISTS
+            return 1.0 + stage.w_hand_points * is_twice
+        return stage.w_face_points if part == "face" else stage.w_hand_points
 
     def _energy(
         self,
@@ -333,13 +357,7 @@ class Fitter:
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
-            part_weight = {
-                "body": 1.0,
-                "left_hand": stage.w_hand_points,
-                "right_hand": stage.w_hand_points,
-                "face": stage.w_face_points,
-            }
-            weight = [part_weight[keypoint_part(name)] for name in sliced.points]
+            weight = [self._stage_weight(name, stage) for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
             seen = weighted(seen, weight)
@@ -363,55 +381,47 @@ class Fitter:
         known_sd = torch.where(sd > 0, sd, 1.0)
         return FocalTerm((start / expected).log(), known_sd, free, self.config.focal), start
 
-    def _run(self, energy: Energy, candidates: Tensor, iterations: int) -> _Candidates:
-        """Minimise from (B, C, size) states."""
-        batch, count, size = candidates.shape
+    def _run(
+        self, energy: Energy, candidates: Candidates, iterations: int, *, go_on: bool = False
+    ) -> Candidates:
+        """Minimise from the open candidates of the energy's persons.
+
+        With ``go_on`` this energy was minimised before, and those that converged stay.
+        """
+
+        def solve(person: Tensor, x: Tensor) -> Candidates:
+            solution: Solution = minimise(
+                energy.take(person),
+                x,
+                self._layout.step,
+                iterations=iterations,
+                tolerance=self.config.tolerance,
+            )
+            found = Candidates.at(solution.x[:, None])
+            return replace(
+                found,
+                energy=torch.nan_to_num(solution.energy, nan=torch.inf)[:, None],
+                iterations=solution.iterations[:, None],
+                converged=solution.converged[:, None],
+            )
+
+        return candidates.solved(solve, go_on=go_on)
+
+    def _measure(self, energy: Energy, candidates: Candidates) -> Candidates:
+        """Evaluate all candidates, closed ones too, without moving them."""
+        batch, count, size = candidates.x.shape
         owner = torch.arange(batch, device=self.device).repeat_interleave(count)
-        solution: Solution = minimise(
-            energy.take(owner),
-            candidates.reshape(-1, size),
-            self._layout.step,
-            iterations=iterations,
-            tolerance=self.config.tolerance,
-        )
-        return _Candidates(
-            solution.x.view(batch, count, size),
-            torch.nan_to_num(solution.energy, nan=torch.inf).view(batch, count),
-            solution.iterations.view(batch, count),
-            solution.converged.view(batch, count),
-        )
+        values = energy.take(owner).terms(candidates.x.reshape(-1, size)).sum(1)
+        values = torch.nan_to_num(values, nan=torch.inf).view(batch, count)
+        return replace(candidates, energy=values)
 
-    def _measure(self, energy: Energy, candidates: Tensor) -> _Candidates:
-        """Evaluate (B, C, size) states without moving them."""
-        return self._run(energy, candidates, 0)
-
-    def _turns(self, candidates: _Candidates, reference: Tensor) -> Tensor:
-        """(B, C) angles of the candidates' root rotations against those of (B, size) states."""
-        root = self._layout.slices["global_orient"]
-        there = rotvec_to_rotmat(reference[:, None, root])
-        between = rotvec_to_rotmat(candidates.x[..., root]) @ there.mT
-        return rotmat_to_rotvec(between).norm(dim=-1)
-
-    def _distinct(self, found: _Candidates, count: int) -> Tensor:
-        """(B, count) the best, then those that face another way, then the rest; each by energy."""
-        best, _ = found.best()
-        same = self._turns(found, best.x[:, 0]) < _SAME_HEADING
-        order = found.energy.argsort(dim=1, stable=True)
-        # a stable sort by class keeps the order by energy within each class
-        rank = same.gather(1, order).long()
-        rank[:, 0] = -1
-        return order.gather(1, rank.argsort(dim=1, stable=True))[:, :count]
-
-    def _margin(self, kept: _Candidates) -> Tensor:
-        """(B,) how much worse the best that faces another way is, in parts of the best."""
-        best, _ = kept.best()
-        other = torch.where(self._turns(kept, best.x[:, 0]) < _SAME_HEADING, torch.nan, kept.energy)
-        other = torch.nan_to_num(other, nan=torch.inf).amin(1)
-        margin = other / best.energy[:, 0] - 1
-        return torch.where(torch.isinf(margin), torch.nan, margin)
+    def _thin(self, candidates: Candidates, factor: float) -> Candidates:
+        """Close the candidates that have come to one answer, and the hopeless ones."""
+        merged = candidates.merged(self._coarse, self._layout, self.config.same_m)
+        return merged.hopeless(factor)
 
     def _fine_slice(self, targets: Sequence[FitTarget]) -> SlicedBody:
-        """Return the points of the last stages: all where there are 3D ones, else those of photos."""
+        """Return the points of the last stages: all if any are in space, else what photos have."""
         has_3d = any(target.keypoints_3d is not None for target in targets)
         return self._all if has_3d else self._fine
 
@@ -419,68 +429,50 @@ class Fitter:
         """Find the answers of each person that compete in the end."""
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
-        points = self._fine_slice(targets)
-        rest = sliced_forward(
-            self._coarse,
-            coarse.points_px.new_zeros(1, 55, 3),
-            coarse.points_px.new_zeros(1, self._coarse.num_shape),
-            coarse.points_px.new_zeros(1, 3),
-        ).points[0]
-        scale = pixels_per_metre(self._coarse, coarse, rest)
-        unit = 1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale)
+        scale = pixels_per_metre(self._coarse, coarse, self._rest())
         focal, focal_px = self._unknown_focal(targets, scale)
-        coarse = replace(coarse, unit=unit, focal_px=focal_px)
-        fine = self._evidence(targets, points)
-        fine = replace(fine, unit=unit, focal_px=focal_px, focal_free=focal.free)
+        coarse = replace(self._scaled(coarse, targets, scale), focal_px=focal_px)
+        points = self._fine_slice(targets)
+        fine = self._scaled(self._evidence(targets, points), targets, scale)
+        fine = replace(fine, focal_px=focal_px, focal_free=focal.free)
         lens = (focal,) if bool(focal.free.any()) else ()
         seen = fine_seen = ()
         if any(has_extra(target) for target in targets):
-            seen = seen_terms(targets, self._coarse, config, unit)
-            fine_seen = seen_terms(targets, points, config, unit)
+            seen = seen_terms(targets, self._coarse, config, coarse.unit)
+            fine_seen = seen_terms(targets, points, config, coarse.unit)
 
-        x = heading_starts(self._coarse, layout, self._prior, coarse)
-        if seen:
-            x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
-        rigid = self._energy(self._coarse, config.coarse[0], coarse, seen)
-        rigid = replace(rigid, free=self._rigid_columns)
-        found = self._run(rigid, x, _RIGID_ITERATIONS)
-        iterations = found.iterations
-        for stage in config.coarse:
-            energy = self._energy(self._coarse, stage, coarse, seen)
-            energy = replace(energy, prior=self._coarse_prior)
-            found = self._run(energy, found.x, stage.iterations)
-            iterations = iterations + found.iterations
+        found, tried, trusted = self._starts(targets, coarse, seen)
         # All starts are compared by one energy, so that the margin between them means something.
-        found = self._measure(self._energy(self._coarse, config.flip, coarse, seen), found.x)
-        which = self._distinct(found, config.keep)
-        kept = found.take(which)
-        iterations = iterations.gather(1, which)
-        rivals = None
-        if config.limb_flips:
-            kept, rivals = self._flip_limbs(kept, coarse, seen)
-            iterations = iterations + kept.iterations
-        start_energies = found.energy.scatter(1, which, kept.energy)
-        margin = self._margin(kept)
+        found = self._measure(self._energy(self._coarse, config.flip, coarse, seen), found)
+        measured = found.energy.gather(1, found.same_as)
+        found = self._thin(found, config.hopeless_fine)
+        which = found.distinct(layout, min(config.keep, found.x.shape[1]))
+        kept, limbs = self._flip_limbs(found.take(which), coarse, trusted, seen)
+        start_energies = measured.scatter(1, which, kept.energy)
+        margin = kept.margin(layout)
         for stage in config.fine:
+            kept = self._thin(kept, config.hopeless_fine)
             energy = self._energy(points, stage, fine, fine_seen, lens)
-            kept = self._run(energy, kept.x, stage.iterations)
-            iterations = iterations + kept.iterations
-        return _Search(energy, kept, iterations, which, start_energies, margin, rivals)
+            # the last stage is the longest: whoever is behind after some of it will not win
+            first = min(config.probation, stage.iterations)
+            kept = self._run(energy, kept, first)
+            if stage.iterations > first:
+                kept = self._thin(kept, config.hopeless_last)
+                kept = self._run(energy, kept, stage.iterations - first, go_on=True)
+        return _Search(energy, kept, which, tried, start_energies, margin, limbs)
 
     def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         search = self._search(targets)
         final, order = search.kept.best()
-        iterations = search.iterations.gather(1, order)[:, 0]
-        return self._end(targets, search, search.energy, final, order, iterations)
+        return self._end(targets, search, search.energy, final, order)
 
     def _end(
         self,
         targets: Sequence[FitTarget],
         search: _Search,
         energy: Energy,
-        final: _Candidates,
+        final: Candidates,
         order: Tensor,
-        iterations: Tensor,
     ) -> list[FitResult]:
         """Make the results of (B, 1) answers, which the search had at the places ``order``."""
         is_clip = bool(targets[0].clip)  # what is pushed apart frame by frame would jitter
@@ -488,8 +480,9 @@ class Fitter:
         ending = _Ending(
             apart.x[:, 0],
             final.converged[:, 0],
-            iterations + apart.iterations[:, 0],
+            apart.iterations[:, 0],
             search.which.gather(1, order)[:, 0],
+            search.tried,
             search.start_energies,
             search.margin,
             penetration,
@@ -517,9 +510,11 @@ class Fitter:
         near = torch.arange(count, device=self.device)
         before, after = (near - 1).clamp_min(0), (near + 1).clamp_max(count - 1)
         best = kept[near, order[:, 0]]
-        tried = self._run(energy, torch.stack([best[before], best[after]], 1), _FOLLOW_ITERATIONS)
+        follow = Candidates.at(torch.stack([best[before], best[after]], 1))
+        tried = self._run(energy, follow, _FOLLOW_ITERATIONS)
         x = torch.cat([kept, tried.x], 1)
-        energies = torch.cat([self._measure(energy, kept).energy, tried.energy], 1)
+        own = self._measure(energy, replace(search.kept, x=kept)).open_energy
+        energies = torch.cat([own, tried.energy], 1)
         path = choose_path(energies, self._joints(x), frames, self.config.clip)
         x = x[near, path]
 
@@ -531,16 +526,22 @@ class Fitter:
         local = torch.ones(self._layout.size, dtype=torch.bool, device=self.device)
         local[shared] = local[self._layout.log_focal] = False
         local = torch.nonzero(local)[:, 0]
-        settled = self._run(replace(energy, free=local), x[:, None], _FOLLOW_ITERATIONS)
+        settled = self._run(
+            replace(energy, free=local), Candidates.at(x[:, None]), _FOLLOW_ITERATIONS
+        )
         motion = motion_matrix(frames, self.config.clip.longest_gap)
         solution = minimise_clip(
             energy, settled.x[:, 0], self._body_joints, motion, shared, self.config.clip
         )
         converged = torch.full_like(alone.converged, solution.converged)
-        final = _Candidates(solution.x[:, None], alone.energy, alone.iterations, converged)
         order = torch.where(path[:, None] < search.kept.x.shape[1], path[:, None], order)
-        iterations = search.iterations.gather(1, order)[:, 0] + solution.iterations
-        results = self._end(targets, search, energy, final, order, iterations)
+        final = replace(
+            alone,
+            x=solution.x[:, None],
+            iterations=search.kept.iterations.gather(1, order) + solution.iterations,
+            converged=converged,
+        )
+        results = self._end(targets, search, energy, final, order)
         if not solution.converged:
             limit = self.config.clip.iterations
             reason = f"the clip's energy still fell after {limit} iterations of all frames"
@@ -577,13 +578,13 @@ class Fitter:
         return self._energy(points, stage, evidence, seen, lens)
 
     def _separate(
-        self, energy: Energy, final: _Candidates, measure_only: bool = False
-    ) -> tuple[_Candidates, list[SelfPenetration]]:
+        self, energy: Energy, final: Candidates, measure_only: bool = False
+    ) -> tuple[Candidates, list[SelfPenetration]]:
         """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
         config, x = self.config, final.x[:, 0].clone()
-        batch, spent = len(x), torch.zeros_like(final.iterations)
+        batch, iterations = len(x), final.iterations.clone()
         if self._contacts is None:
-            return replace(final, iterations=spent), [SelfPenetration()] * batch
+            return final, [SelfPenetration()] * batch
         found = self._contacts.find(self._layout.params(x))
         measured = self._contacts.measure(found, batch)
         rounds = config.penetration_rounds if config.interpenetration == "on" else 0
@@ -601,23 +602,76 @@ class Fitter:
             moved = energy.take(who)
             term = self._contacts.term(moved, x[who], found, config.w_penetration)
             moved = replace(moved, extra=(*moved.extra, term))
-            solved = self._run(moved, x[who, None], config.penetration_iterations)
+            solved = self._run(moved, Candidates.at(x[who, None]), config.penetration_iterations)
             x[who] = solved.x[:, 0]
-            spent[who] += solved.iterations
+            iterations[who] += solved.iterations
             found = self._contacts.find(self._layout.params(x[who]))
             for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
                 measured[k] = new
-        return replace(final, x=x[:, None], iterations=spent), measured
+        return replace(final, x=x[:, None], iterations=iterations), measured
+
+    def _scaled(self, evidence: Evidence, targets: Sequence[FitTarget], scale: Tensor) -> Evidence:
+        """Set the unit of the residuals; ``scale`` (B,) is in pixels per metre."""
+        if self.config.residuals == "person":
+            return replace(evidence, unit=1000 / (_PICTURE_PER_PERSON * _USUAL_STATURE_M * scale))
+        heights = [t.picture_height_px for t in targets]
+        unit = 1000 / torch.tensor(heights, dtype=self.dtype, device=self.device)
+        return replace(evidence, unit=unit, robust_unit=unit)
+
+    def _starts(
+        self,
+        targets: Sequence[FitTarget],
+        coarse: Evidence,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+    ) -> tuple[Candidates, Tensor, Tensor]:
+        """Anneal from the headings, and come close from given starts, by the body's points.
+
+        Returns:
+            Candidates (B, headings + 1), the given one last; which of them were tried, (B, headings
+            + 1); and whose given start is trusted to be the only one, (B,).
+        """
+        config, layout = self.config, self._layout
+        x = heading_starts(self._coarse, layout, self._prior, coarse)
+        if seen:
+            x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
+        has_given = torch.tensor([t.start is not None for t in targets], device=self.device)
+        trusted = has_given & (config.given_starts == "alone")
+        named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=self.device)
+        is_open = named & ~trusted[:, None]
+        rigid = self._energy(self._coarse, config.coarse[0], coarse, seen)
+        rigid = replace(rigid, free=self._rigid_columns, prior=self._coarse_prior)
+        found = self._run(rigid, Candidates.at(x, is_open), _RIGID_ITERATIONS)
+        for stage in config.coarse:
+            energy = self._energy(self._coarse, stage, coarse, seen)
+            energy = replace(energy, prior=self._coarse_prior)
+            found = self._run(energy, found, stage.iterations)
+            found = self._thin(found, config.hopeless_coarse)
+        given = self._given(targets, x[:, 0])
+        given = self._run(
+            rigid, Candidates.at(given[:, None], has_given[:, None]), _RIGID_ITERATIONS
+        )
+        tried = torch.cat([is_open, has_given[:, None]], 1)
+        return found.joined(given), tried, trusted
+
+    def _given(self, targets: Sequence[FitTarget], default: Tensor) -> Tensor:
+        """(B, size) the given starts, the default where there is none."""
+        x = default.clone()
+        for k, target in enumerate(targets):
+            if target.start is not None:
+                x[k] = self._layout.vector(target.start, x[k])
+        return x
 
     def _flip_limbs(
         self,
-        kept: _Candidates,
+        kept: Candidates,
         coarse: Evidence,
+        trusted: Tensor,
         seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
-    ) -> tuple[_Candidates, tuple[Tensor, Tensor]]:
+    ) -> tuple[Candidates, tuple[Tensor, Tensor]]:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
+        Given starts that are trusted are not turned over.
 
         Returns:
             The candidates, and what each limb might have done instead: where it would have the
@@ -625,33 +679,35 @@ class Fitter:
             energy, (B, C, limbs).
         """
         layout, stage = self._layout, self.config.flip
-        batch, count, size = kept.x.shape
-        owner = torch.arange(batch, device=self.device).repeat_interleave(count)
-        evidence = coarse.take(owner)
-        seen = tuple(term.take(owner) for term in seen)
-        base = kept.x.reshape(-1, size)
-        joined = base.clone()
-        runners_up = []
-        for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
-            points = self._limb_points(sliced)
-            here = tuple(term.at(points) for term in seen)
-            energy = self._energy(sliced, stage, evidence.points(points), here)
-            energy = replace(energy, free=columns)
-            flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
-            tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
-            best, _ = tried.best()
-            joined[:, columns] = best.x[:, 0, columns]
-            runners_up.append(self._runner_up(tried))
-        energy = self._energy(self._coarse, stage, evidence, seen)
-        final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
-        best, _ = final.best()
-        shift, excess = (torch.stack(v, 1) for v in zip(*runners_up, strict=True))
-        return _Candidates(
-            best.x.view(batch, count, size),
-            best.energy.view(batch, count),
-            best.iterations.view(batch, count) + stage.iterations,
-            best.converged.view(batch, count),
-        ), (shift.unflatten(0, (batch, count)), excess.unflatten(0, (batch, count)))
+        energy = self._energy(self._coarse, stage, coarse, seen)
+        shape = (*kept.x.shape[:2], len(LIMBS))
+        shift = kept.x.new_zeros(*shape, len(BODY_JOINTS), 3)
+        excess = kept.x.new_full(shape, torch.inf)
+        may_flip = kept.is_open & ~trusted[:, None]
+        person, place = torch.nonzero(may_flip, as_tuple=True)
+        if self.config.limb_flips and len(person):
+            evidence = coarse.take(person)
+            base = kept.x[person, place]
+            joined = base.clone()
+            theirs = tuple(term.take(person) for term in seen)
+            limbs = zip(LIMBS, self._limbs, self._limb_columns, strict=True)
+            for k, (limb, sliced, columns) in enumerate(limbs):
+                points = self._limb_points(sliced)
+                here = tuple(term.at(points) for term in theirs)
+                one = self._energy(sliced, stage, evidence.points(points), here)
+                one = replace(one, free=columns)
+                flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
+                tried = Candidates.at(torch.stack([base, *flips], 1))
+                tried = self._run(one, tried, stage.iterations)
+                best, _ = tried.best()
+                joined[:, columns] = best.x[:, 0, columns]
+                shift[person, place, k], excess[person, place, k] = self._runner_up(tried)
+            both = Candidates.at(torch.stack([base, joined], 1))
+            best, _ = self._measure(energy.take(person), both).best()
+            x = kept.x.clone()
+            x[person, place] = best.x[:, 0]
+            kept = replace(kept, x=x)
+        return self._run(energy, kept, stage.iterations), (shift, excess)
 
     def _joints(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., 22, 3) the body's joints, the others relative to the pelvis."""
@@ -661,7 +717,7 @@ class Fitter:
         )
         return relative_joints(state.points).view(*x.shape[:-1], -1, 3)
 
-    def _runner_up(self, tried: _Candidates) -> tuple[Tensor, Tensor]:
+    def _runner_up(self, tried: Candidates) -> tuple[Tensor, Tensor]:
         """Of the states that were tried, the best that is another answer than the best.
 
         Returns:
@@ -676,19 +732,16 @@ class Fitter:
         excess, which = excess.min(1)
         return away[torch.arange(len(which), device=which.device), which], excess
 
-    def _rivals(
-        self, kept: _Candidates, order: Tensor, limbs: tuple[Tensor, Tensor] | None
-    ) -> Rivals:
+    def _rivals(self, kept: Candidates, order: Tensor, limbs: tuple[Tensor, Tensor]) -> Rivals:
         """Gather the answers that lost against the winner, ``order`` (B, 1)."""
         person = torch.arange(len(order), device=self.device)
         winner = order[:, 0]
         joints = self._joints(kept.x)
-        excess = kept.energy - kept.energy.gather(1, order)
+        excess = kept.open_energy - kept.energy.gather(1, order)
         excess = torch.where(excess > 0, excess, torch.inf)  # not the winner itself
-        if limbs is not None:
-            shift, more = (values[person, winner] for values in limbs)
-            joints = torch.cat([joints, joints[person, winner][:, None] + shift], 1)
-            excess = torch.cat([excess, more], 1)
+        shift, more = (values[person, winner] for values in limbs)
+        joints = torch.cat([joints, joints[person, winner][:, None] + shift], 1)
+        excess = torch.cat([excess, more], 1)
         return Rivals(joints, excess)
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
@@ -717,19 +770,21 @@ class Fitter:
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
         places = state.points.cpu().double().numpy()
+        tried = ending.tried.cpu().numpy()
+        energies = ending.start_energies.cpu().float().numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
         parts = np.array([keypoint_part(name) for name in FIT_KEYPOINTS])
         results = []
         for k, target in enumerate(targets):
             projected = np.full((len(FIT_KEYPOINTS), 2), np.nan, np.float32)
-            if has_2d(target) or target.views:
+            is_seen = has_2d(target) or bool(target.views)
+            if is_seen:
                 projected[rows] = pixels[k]
             points = target.keypoints_2d
             distance = np.linalg.norm(projected - points[:, :2], axis=-1)
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
-            is_seen = has_2d(target) or bool(target.views)
-            used = residual[points[:, 2] >= self.config.min_confidence]
-            used_parts = parts[points[:, 2] >= self.config.min_confidence]
+            is_used = (points[:, 2] >= self.config.min_confidence) & (points[:, 2] > 0)
+            used, used_parts = residual[is_used], parts[is_used]
             status, reason = "ok", ""
             if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"
@@ -746,17 +801,19 @@ class Fitter:
                     person_height_px=float(tall[k]) if is_seen else float("nan"),
                     energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
                     energy_total=float(total[k]),
-                    starts=tuple(name for name, _ in HEADINGS),
-                    start_energies=ending.start_energies[k].cpu().float().numpy(),
+                    starts=tuple(
+                        name for name, ok in zip(START_NAMES, tried[k], strict=True) if ok
+                    ),
+                    start_energies=energies[k][tried[k]],
                     start_margin=float(ending.start_margin[k]),
-                    winner=HEADINGS[int(ending.winner[k])][0],
+                    winner=START_NAMES[int(ending.winner[k])],
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
-                    self_penetration=ending.self_penetration[k],
                     focal_px=float(focal[k]) if is_seen else float("nan"),
                     joint_covariance_mm2=covariance[k],
                     residual_3d_mm=residual_3d_mm(target, rows, places[k]),
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results

@@ -15,7 +15,7 @@ __all__ = ["load_gmm", "load_prior"]
 _SMPL_DIM, _DIM = 69, 63
 
 
-def load_prior(choice: str = "open") -> BodyPrior:
+def load_prior(choice: str) -> BodyPrior:
     """Return a prior in float64 on the CPU; its ``to`` takes it elsewhere.
 
     Args:

@@ -92,8 +92,10 @@ class StagePriors:
         """Add J^T J of the free unknowns in place.
 
         Args:
-            x: (B, layout.size) the states, full_pose: (B, 55, 3) their poses.
-            gradient: (B, F), matrix: (B, F, F).
+            x: (B, layout.size) the states.
+            full_pose: (B, 55, 3) their poses.
+            gradient: (B, F) half the gradient of the other terms.
+            matrix: (B, F, F), added to.
 
         Returns:
             (B,) the energy and (B, F) half its gradient, with ``gradient`` added.
@@ -154,7 +156,7 @@ class StagePriors:
         return scale * torch.exp(self.bend_signs * x[:, self.bends])
 
     def _limit(self, full_pose: Tensor, pull: Tensor, diagonal: Tensor, matrix: Tensor) -> Tensor:
-        """Add the joint limits: to ``pull`` and ``diagonal`` (B, layout.size), and hands' blocks."""
+        """Add the limits to ``pull`` and ``diagonal``, (B, layout.size), and hands' blocks."""
         w, slices = self.stage.w_limits, self.layout.slices
         pose = full_pose.flatten(1)
         above = (pose - self.limits.upper).relu()

@@ -1,6 +1,7 @@
 """What the solver takes and gives, one person at a time, as plain arrays."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,9 @@ class FitTarget:
         clip: Targets of one person and camera share a name; they are solved together, with one
             shape, one focal length and smooth motion. Empty for a photo by itself.
         frame: Which frame of the clip; gaps are bridged.
+        start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
+            None for the solver's own starts. What is missing or not finite starts at its mean,
+            the place as the keypoints tell.
     """
 
     keypoints_2d: np.ndarray
@@ -59,6 +63,13 @@ class FitTarget:
     frame_3d: Literal["camera", "free"] = "camera"
     clip: str = ""
     frame: int = 0
+    start: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def picture_height_px(self) -> float:
+        """``height_px``, or where it is unknown twice what the principal point says."""
+        known = math.isfinite(self.height_px)
+        return float(self.height_px) if known else 2 * float(self.center_px[1])
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,12 @@ def reference_evidence(
     points = np.asarray(target.keypoints_2d, np.float64)[rows]
     seen = np.isfinite(points).all(-1) & (points[:, 2] > 0)
     points = torch.as_tensor(np.where(seen[:, None], points, 0), dtype=dtype, device=device)
-    height = float(target.height_px)
     return ReferenceEvidence(
         points_px=points[:, :2],
         confidence=points[:, 2],
         focal_px=float(target.focal_px),
         center_px=torch.as_tensor(np.asarray(target.center_px), dtype=dtype, device=device),
-        height_px=height if np.isfinite(height) else 2 * float(target.center_px[1]),
+        height_px=target.picture_height_px,
     )
 
 

@@ -75,8 +75,8 @@ class RunConfig:
     """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
     they are; off: neither, a third faster. lbfgs always measures."""
     prior: str = "auto"
-    """On the body's pose: open, gaussian, l2 (squared angles), none, a VPoser folder, or SMPLify's
-    gmm_08.pkl. auto is open for fast and, as published, l2 for lbfgs."""
+    """On the body's pose: gaussian, open, l2 (squared angles), none, a VPoser folder, or SMPLify's
+    gmm_08.pkl. auto is gaussian for fast and, as published, l2 for lbfgs."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
     faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
@@ -389,7 +389,7 @@ def _resolve(config: RunConfig) -> RunConfig:
         reference=replace(config.reference, interpenetration=way == "on"),
     )
     if config.prior == "auto":
-        config = replace(config, prior="open" if config.solver == "fast" else "l2")
+        config = replace(config, prior="gaussian" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
         config = replace(config, focal="fixed")  # as published
         body = resolve_body(config.reference.body)

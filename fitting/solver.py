@@ -14,6 +14,7 @@ from fitting.energy import Energy, Quadratic
 
 _DAMPING_START = 1e-2
 _DAMPING_MIN, _DAMPING_MAX = 1e-6, 1e8
+_GOOD, _FAIR, _POOR = 0.8, 0.5, 0.2  # shares of the promised fall
 _COMPACT_EVERY = 4  # iterations between the points where finished persons leave the batch
 
 
@@ -44,8 +45,10 @@ def minimise(
 ) -> Solution:
     """Minimise the energy from the states ``x``.
 
-    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy;
-    then the damping l falls, else it grows. One evaluation an iteration: the energy, gradient and
+    A step d solves (A + l diag A) d = -g (Marquardt 1963). It is taken if it lowers the energy.
+    The damping l falls after a step that lowered it by what the quadratic model promised, and grows
+    after one that was refused or fell far short (as trust regions do; Nocedal & Wright, algorithm
+    4.1). One evaluation an iteration: the energy, gradient and
     matrix of the trial state are computed together, since most steps are taken.
 
     Args:
@@ -86,9 +89,10 @@ def minimise(
             here, energy = here.take(keep), energy.take(keep)
         damped = here.matrix.clone()
         diagonal = torch.diagonal(damped, dim1=1, dim2=2)
-        diagonal += damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        delta = -torch.cholesky_solve(here.gradient[..., None], factor)[..., 0]
+        added = damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True)
+        diagonal += added
+        chol, failed = torch.linalg.cholesky_ex(damped)
+        delta = -torch.cholesky_solve(here.gradient[..., None], chol)[..., 0]
         trial = step(x, energy.widen(delta))
         there = energy(trial)
 
@@ -96,13 +100,18 @@ def minimise(
         better = (there.energy < here.energy) & active
         scale = here.energy.clamp_min(1e-12)
         fall = (here.energy - there.energy) / scale
+        # E(x) - model(x + d) = -2 g.d - d.A d, with A d = -g - added d
+        promised = (delta * (added * delta - here.gradient)).sum(1) / scale
         # What the quadratic model promises; once that is nothing, rounding decides who is better.
         promise = -(here.gradient * delta).sum(1) / scale
         small = (better & (fall < tolerance)) | (active & (promise < tolerance))
         spent += ~done
         x = torch.where(better[:, None], trial, x)
         here = there.where(better, here)
-        damping = torch.where(better, damping / 4, damping * 6)
+        kept = fall / promised.clamp_min(1e-30)
+        factor = torch.where(kept > _GOOD, 0.1, torch.where(kept > _FAIR, 0.4, 1.0))
+        factor = torch.where(kept < _POOR, 3.0, factor)
+        damping = damping * torch.where(better, factor, 8.0)
         stopped = small | (~better & (damping > _DAMPING_MAX))
         damping = damping.clamp(_DAMPING_MIN, _DAMPING_MAX)
         done = done | stopped

@@ -1,5 +1,6 @@
 """The unknowns of one person as a flat vector, and back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,6 +105,37 @@ class Layout:
     def transl(self, x: Tensor) -> Tensor:
         """(B, size) -> (B, 3) metres."""
         return x[:, self.slices["transl"]]
+
+    def vector(self, fields: Mapping[str, np.ndarray], default: Tensor) -> Tensor:
+        """Return (size,) the state nearest to parameters; the default's where they say nothing.
+
+        Args:
+            fields: Of BodyParams, without batch dimension. Hands lose what their PCA components
+                cannot hold. Fields that are missing, or hold a number that is not finite, are the
+                default's.
+            default: (size,).
+
+        Raises:
+            ValueError: If a field has the wrong size.
+        """
+        out = default.clone()
+        for name, where in self.slices.items():
+            side = {"left_hand_pca": 0, "right_hand_pca": 1}.get(name)
+            key = name if side is None else name.replace("_pca", "_pose")
+            if key not in fields:
+                continue
+            value = torch.as_tensor(np.asarray(fields[key], np.float64).reshape(-1)).to(out)
+            expected = where.stop - where.start if side is None else 45
+            if len(value) != expected:
+                raise ValueError(f"a start's {key} must hold {expected} numbers, got {len(value)}")
+            if not torch.isfinite(value).all():
+                continue
+            if side is not None:
+                # least squares: the components need not be orthonormal
+                inverse = torch.linalg.pinv(self.hand_components[side])
+                value = (value - self.hand_means[side]) @ inverse
+            out[where] = value
+        return out
 
     def step(self, x: Tensor, delta: Tensor) -> Tensor:
         """Add an increment; the root's is a small rotation applied on the left."""

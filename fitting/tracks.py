@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.people import body_gap
 
-__all__ = ["follow", "folder_of"]
+__all__ = ["folder_of", "follow"]
 
 _NEAR = 0.35
 """Keypoints of one person move less than this share of their size from photo to photo."""

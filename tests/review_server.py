@@ -49,6 +49,11 @@ class Server:
                 raise TimeoutError("the server does not answer")
             time.sleep(0.05)
 
+    def cpu_seconds(self):
+        """What the process has used so far, user and system."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self):
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -68,11 +73,10 @@ class Server:
 
     def client(self, name, password=None):
         """Log in and return a client with the session's cookie."""
-        client = httpx.Client(base_url=self.url, timeout=30)
         form = {"name": name, "password": password or f"password-{name}"}
-        answer = client.post("/login", data=form)
+        answer = httpx.post(f"{self.url}/login", data=form, timeout=30)
         assert answer.status_code == 303, answer.text
-        return client
+        return httpx.Client(base_url=self.url, timeout=30, cookies=dict(answer.cookies))
 
 
 def main():
@@ -93,7 +97,7 @@ def main():
 
     settings = QueueSettings(overlap=options.overlap, audit_overlap=max(2, options.overlap))
     review = Review.open(
-        options.data, database=options.database, settings=settings, load_body=no_body
+        options.data, database=options.database, settings=settings, load_body=no_body, workers=0
     )
     app = make_app(review, options.root_path)
     uvicorn.run(app, port=options.port, log_level="warning")

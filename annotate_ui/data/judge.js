@@ -80,6 +80,7 @@
     keypoints: false,
     rejecting: false,
     sending: false,
+    problem: "",        // why the last try to send failed
     timings: [],        // for those who measure: decision to next photo, in ms
   };
   window.FitReview = REVIEW;
@@ -123,6 +124,7 @@
       showSaving();
       try {
         const answer = await ask("decide", next);
+        REVIEW.problem = "";
         REVIEW.outbox.shift();
         keepOutbox();
         merge(answer.items);
@@ -135,7 +137,8 @@
           toast(`Not taken: ${failure.message}`, "bad");
           await refill();
         } else {
-          showSaving(failure.message);
+          REVIEW.problem = failure.message;
+          showSaving();
           await new Promise((done) => setTimeout(done, wait));
           wait = Math.min(2 * wait, 10000);
         }
@@ -385,9 +388,10 @@
     return new Date(1000 * at).toLocaleDateString();
   }
 
-  function showSaving(problem) {
+  function showSaving() {
     const { ui } = REVIEW;
     const count = REVIEW.outbox.length;
+    const problem = count ? REVIEW.problem : "";
     ui.saved.className = `rv-saved ${problem ? "bad" : count ? "busy" : ""}`;
     ui.saved.textContent = problem ? `${count} kept here · no connection` : count ? `saving ${count}` : "saved";
     ui.saved.title = problem || "Decisions are kept in this browser until the server has them.";
@@ -435,6 +439,7 @@
     toast(verdict === "reject" && decision.reasons.length ? `Rejected: ${decision.reasons.map(words).join(", ")}` : VERDICT_NAMES[verdict], verdict);
     show();
     loadAhead();
+    showSaving();
     flush();
   }
 

@@ -112,9 +112,7 @@ def read_amass(folder: Path, poser: Poser) -> Fits:
     params["global_orient"], params["transl"] = _turned(exact, _TO_WORLD.T, roots)
     keys = [k for k in rows[0] if k in our_extras(_NOTHING)]
     merged = {k: np.concatenate([np.atleast_1d(r[k]) for r in rows]) for k in keys}
-    return new_fits(
-        [str(r["image_path"][0]) for r in rows], params, **from_extras(merged)
-    )
+    return new_fits([str(r["image_path"][0]) for r in rows], params, **from_extras(merged))
 
 
 _NOTHING = new_fits([], {})

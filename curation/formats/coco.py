@@ -1,4 +1,4 @@
-"""COCO's keypoint annotations from the projected fits, with COCO-WholeBody's further points. Torch-free.
+"""COCO's keypoints from the projected fits, with COCO-WholeBody's further points. Torch-free.
 
 COCO counts pixels from 0 and means their centres, hence half a pixel is taken from every point. A
 point that the photo's own keypoints confirm is visible (2), another one inside the photo is
@@ -96,9 +96,7 @@ def write_coco(fits: Fits, path: Path, poser: Poser) -> None:
 
 def _flat(points: np.ndarray) -> list[float]:
     points = np.where(points[:, 2:] > 0, points, 0)
-    return [
-        v for x, y, seen in points.tolist() for v in (round(x, 3), round(y, 3), int(seen))
-    ]
+    return [v for x, y, seen in points.tolist() for v in (round(x, 3), round(y, 3), int(seen))]
 
 
 def _box(box: np.ndarray, body: np.ndarray) -> np.ndarray:

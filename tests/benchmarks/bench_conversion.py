@@ -8,8 +8,9 @@ The same motion capture poses with random shapes, one thread, medians, on two pa
 
 Both converters are given the same targets in the same run, twice: by equation 3 as published, and
 carried by the surface (conversion.lift). Distances are to those targets, on valid vertices.
-Each is timed, in CPU time, from SMPL parameters to SMPL-X parameters; smplfitter reports no distances, ours does
-within its time. smplfitter is left out where it is not installed: pip install smplfitter.
+Each is timed, in CPU time, from SMPL parameters to SMPL-X parameters; smplfitter reports no
+distances, ours does within its time. smplfitter is left out where it is not installed:
+pip install smplfitter.
 """
 
 import argparse
@@ -137,12 +138,13 @@ def measure(pair, source, target, options):
                 }  # fmt: skip
         if peer is None:
             continue
-        before, model, fitter = peer
+        model = peer[1]
         ours = Transfer(source, target, None, match)
         for size in options.batches:
             for rounds in (1, 3):
 
-                def convert(n=rounds, size=size, sampler=ours._sampler):
+                def convert(n=rounds, size=size, sampler=ours._sampler, peer=peer):
+                    before, _, fitter = peer
                     with torch.inference_mode():
                         rows = [x[:size] for x in given]
                         mesh = before(rows[0].flatten(1), *rows[1:])["vertices"]

@@ -3,15 +3,15 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_curation.py [--lspet DIR] [--people 600]
 
 Two sets of fits whose quality is known. *Made people*: the solver's own fits of people in
-motion-capture poses whose keypoints have what detectors do wrong (noise, limbs taken for each other,
-hidden joints, a wrist on something else); good is MPJPE of at most 100 mm. *LSPET*: fits of the
-photos in DIR, 25 variants of each, 35 % of them spoilt in one of six known ways.
+motion-capture poses whose keypoints have what detectors do wrong (noise, limbs taken for each
+other, hidden joints, a wrist on something else); good is MPJPE of at most 100 mm. *LSPET*: fits of
+the photos in DIR, 25 variants of each, 35 % of them spoilt in one of six known ways.
 
 Simulated annotators err at known rates on their own, and say "unsure" at times.
 
-*Precision.* Fits are judged once, every tenth twice, some are gold: how often does the 95 % interval
-of the accepted set's estimated precision hold the true one? Also where annotators err more on fits
-that are nearly good, together, which the model does not know.
+*Precision.* Fits are judged once, every tenth twice, some are gold: how often does the 95 %
+interval of the accepted set's estimated precision hold the true one? Also where annotators err
+more on fits that are nearly good, together, which the model does not know.
 
 *Triage.* How many decisions until the accepted set holds a share of all good fits, at a true
 precision of 95 %? In random order everything accepted was looked at. With triage the model is
@@ -142,7 +142,7 @@ def decisions_needed(fits, seed, with_triage):
 
 
 def _first(history, coverage):
-    """Decisions at the first of three looks in a row that are all good enough: no lucky crossing."""
+    """Decisions at the first of three good looks in a row: a lucky crossing does not count."""
     enough = [p >= 0.95 and c >= coverage for _, p, c in history]
     for k in range(len(enough) - 2):
         if all(enough[k : k + 3]):
@@ -151,7 +151,7 @@ def _first(history, coverage):
 
 
 def _train(fits, votes, seed):
-    """Return the model and the set that it and the votes vouch for; None while there is no model."""
+    """Return the model (None while there is none) and the set that it and the votes vouch for."""
     counts = votes.counts()
     rows = np.flatnonzero(counts[:, 0] != counts[:, 1])
     try:

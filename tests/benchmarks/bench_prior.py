@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bodymodel import mocap
 from bodymodel.body import BodyData
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
@@ -26,12 +27,13 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS
-from fitting import corruptions, mocap
+from fitting import corruptions
 from fitting import prior_training as training
 from fitting.build_prior import tilt
 from fitting.fit import FINE_POINTS, Fitter
 from fitting.limits import LIMITS_DEG
 from fitting.prior_choice import load_prior
+from fitting.priors import BodyPrior, PosePrior
 from fitting.records import FitTarget
 
 BONES = tuple(
@@ -50,7 +52,21 @@ def held_out(path: Path) -> tuple[mocap.Motion, mocap.Motion]:
     return motion.take(~is_test), motion.take(is_test)
 
 
-def auc_table(pose: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+def priors(names: list[str], train: mocap.Motion) -> dict[str, BodyPrior]:
+    """By name; "plain" is a Gaussian of the training poses as recorded."""
+    out = {}
+    for name in names:
+        if name == "plain":
+            weights = training.subject_weights(train.subject)
+            model = training.fit_gaussians(train.body_pose, weights)
+            arrays = (model.means, model.whitening, model.costs)
+            out[name] = PosePrior(*(torch.as_tensor(a) for a in arrays))
+        else:
+            out[name] = load_prior(name)
+    return out
+
+
+def auc_table(pose: np.ndarray, named: dict[str, BodyPrior]) -> dict[str, dict[str, float]]:
     """Of poses (F, 21, 3) against corrupted ones, by corruption and prior."""
     rng = np.random.default_rng(0)
     pose = pose.astype(np.float64)
@@ -63,8 +79,7 @@ def auc_table(pose: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]
         "arms and legs of different frames": corruptions.recombine_limbs(pose, rng, 1.0),
     }
     out: dict[str, dict[str, float]] = {name: {} for name in sets}
-    for prior_name in names:
-        prior = load_prior(prior_name)
+    for prior_name, prior in named.items():
 
         def energy(x: np.ndarray, prior=prior) -> np.ndarray:
             return prior.energy(torch.as_tensor(x.reshape(-1, 63))).numpy()
@@ -127,10 +142,10 @@ def posed(sliced, params: BodyParams) -> np.ndarray:
     return sliced_forward(sliced, params.full_pose, shape, params.transl).points.numpy()
 
 
-def fits_row(body: BodyData, people, prior_name: str) -> dict[str, float]:
+def fits_row(body: BodyData, people, prior: BodyPrior) -> dict[str, float]:
     """Fit people and compare with the truth."""
     targets, truth, sliced = people
-    fitter = Fitter(body, prior=load_prior(prior_name))
+    fitter = Fitter(body, prior=prior)
     begin = time.process_time()
     results = fitter.fit(targets)
     milliseconds = 1e3 * (time.process_time() - begin) / len(targets)
@@ -162,12 +177,11 @@ def fits_row(body: BodyData, people, prior_name: str) -> dict[str, float]:
     }
 
 
-def cost_table(names: list[str], batch: int = 128) -> dict[str, float]:
+def cost_table(named: dict[str, BodyPrior], batch: int = 128) -> dict[str, float]:
     """Milliseconds CPU a pose of ``quadratic``."""
     pose = 0.3 * torch.randn(batch, 63, dtype=torch.float64)
     out = {}
-    for name in names:
-        prior = load_prior(name)
+    for name, prior in named.items():
         times = []
         for _ in range(20):
             begin = time.process_time()
@@ -211,14 +225,15 @@ def main() -> None:
     parser.add_argument("mocap", type=Path)
     parser.add_argument("--people", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--priors", nargs="+", default=["l2", "gaussian", "open"])
+    parser.add_argument("--priors", nargs="+", default=["l2", "plain", "gaussian", "open"])
     parser.add_argument("--codes", action="store_true")
     args = parser.parse_args()
     train, test = held_out(args.mocap)
     report: dict[str, object] = {}
-    report["auc"] = auc_table(test.body_pose[::3], args.priors)
+    named = priors(args.priors, train)
+    report["auc"] = auc_table(test.body_pose[::3], named)
     show(f"AUC, {len(test.frame[::3])} held-out poses", report["auc"])
-    report["ms a pose"] = cost_table(args.priors)
+    report["ms a pose"] = cost_table(named)
     show("cost", {"quadratic, ms CPU a pose": report["ms a pose"]})
     report["limits"] = limits_table(np.concatenate([train.body_pose, test.body_pose]))
     print("\n% of all frames more than 5 degrees outside the joint limits, x y z")
@@ -235,7 +250,7 @@ def main() -> None:
     sitting = train.take(is_seated(train.body_pose))
     people["seated, trained on"] = make_people(body, sitting, args.people // 2, args.seed)
     for label, made in people.items():
-        rows = {name: fits_row(body, made, name) for name in args.priors}
+        rows = {name: fits_row(body, made, prior) for name, prior in named.items()}
         report[label] = rows
         show(f"fits, {label}, {len(made[0])} people", rows)
     print(json.dumps(report))

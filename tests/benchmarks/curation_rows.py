@@ -1,4 +1,4 @@
-"""Fits of known quality for bench_curation: made people really fitted, and LSPET's fits corrupted."""
+"""Fits of known quality for bench_curation: made people, fitted, and LSPET's fits, corrupted."""
 
 import math
 import subprocess
@@ -143,6 +143,10 @@ def _variant(row, body, points, rng, spoil, name):
     energy["pose"] *= after / before
     energy["shape"] *= float((row["betas"] ** 2).sum() / shape_before)
     row["energy"] = energy
+    row["prior_energy"], row["betas_abs_max"] = after, float(np.abs(row["betas"]).max())
+    # Not measured again, so not known: of spoilt and of other fits.
+    row |= dict.fromkeys(("oks_fit", "oks_detection", "self_penetration_mm"), math.nan)
+    row |= dict.fromkeys(("self_penetration_cm2",), math.nan)
     return row | {"fit_id": name}
 
 
@@ -185,9 +189,8 @@ def _shape(row, body, rng):
 def _swap(row, body, rng):
     """Exchange the poses of left and right."""
     pose = row["body_pose"].copy()
-    for left, right in (("left_hip", "right_hip"), ("left_knee", "right_knee"),
-                        ("left_shoulder", "right_shoulder"), ("left_elbow", "right_elbow")):  # fmt: skip
-        i, j = BODY_JOINTS.index(left) - 1, BODY_JOINTS.index(right) - 1
+    for joint in ("hip", "knee", "shoulder", "elbow"):
+        i, j = (BODY_JOINTS.index(f"{side}_{joint}") - 1 for side in ("left", "right"))
         pose[[i, j]] = pose[[j, i]] * np.array([1, -1, -1], np.float32)
     row["body_pose"] = pose
 
@@ -216,4 +219,4 @@ def _pose_energies(body_pose: np.ndarray) -> np.ndarray:
     from fitting.priors import load_pose_prior
 
     prior = load_pose_prior()
-    return prior.energy(torch.as_tensor(body_pose, dtype=prior.means.dtype)).numpy()
+    return prior.energy(torch.tensor(body_pose, dtype=prior.means.dtype)).numpy()

@@ -94,7 +94,7 @@ def train(pose: np.ndarray, weights: np.ndarray, size: int, steps: int) -> Autoe
 
 
 def code_table(
-    train_set: Motion, test_set: Motion, steps: int = 3000
+    train_set: Motion, test_set: Motion, steps: int = 700
 ) -> dict[str, dict[str, float]]:
     """Degrees a joint on held-out poses, by size of the code."""
     weights = training.subject_weights(train_set.subject)

@@ -6,10 +6,10 @@ from scipy import sparse
 
 from conversion.correspondence import (
     Correspondence,
-    _closest_on_triangles,
     build_correspondence,
 )
 from conversion.correspondence_files import load_correspondence, save_correspondence
+from conversion.nearest import closest_on_triangles, nearest_on_mesh
 
 
 def test_one_topology_is_the_identity(smpl):
@@ -93,7 +93,7 @@ def test_nearest_points_of_triangles():
     """Against a dense sampling of each triangle."""
     rng = np.random.default_rng(0)
     corners, points = rng.normal(size=(40, 3, 3)), 2 * rng.normal(size=(40, 3))
-    weights = _closest_on_triangles(corners, points)
+    weights = closest_on_triangles(corners, points)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(1), 1)
     found = np.linalg.norm((weights[..., None] * corners).sum(1) - points, axis=1)
@@ -101,6 +101,25 @@ def test_nearest_points_of_triangles():
     tried = np.linalg.norm(np.einsum("sk,tkc->tsc", u, corners) - points[:, None], axis=2)
     assert (found <= tried.min(1) + 1e-12).all()
     assert (found > tried.min(1) - 0.1).all()
+
+
+def test_nearest_points_of_meshes(smpl):
+    """Against open3d, near and far; it computes in float32."""
+    import open3d as o3d
+
+    rng = np.random.default_rng(0)
+    vertices = smpl.v_template.astype(np.float64)
+    points = np.concatenate([vertices[::7] + 0.01 * rng.normal(size=(985, 3)),
+                             rng.normal(size=(200, 3))])  # fmt: skip
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(
+        o3d.core.Tensor(smpl.v_template), o3d.core.Tensor(smpl.faces.astype(np.uint32))
+    )
+    wanted = scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
+    triangle, weights, at = nearest_on_mesh(vertices, smpl.faces, points)
+    np.testing.assert_allclose(np.linalg.norm(at - points, axis=1), wanted, atol=2e-6)
+    corners = vertices[smpl.faces[triangle]]
+    np.testing.assert_allclose((corners * weights[..., None]).sum(1), at, atol=1e-12)
 
 
 def test_files(tmp_path, up_match):

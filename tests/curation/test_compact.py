@@ -144,7 +144,8 @@ def test_a_run_that_is_being_written_is_left_alone(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c",
          "import sys; from pathlib import Path; from curation.locks import FileLock\n"
-         f"lock = FileLock(Path({str(lock)!r})); lock.try_acquire(); print('held', flush=True); input()"],
+         f"lock = FileLock(Path({str(lock)!r})); lock.try_acquire()\n"
+         "print('held', flush=True); input()"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

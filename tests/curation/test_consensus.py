@@ -32,11 +32,12 @@ def slow_dawid_skene(votes, iterations, pooling, weak):
         n = [0.5 + sum(v == c for v in row) for c in (0, 1)]
         posterior.append([x / sum(n) for x in n])
     for _ in range(iterations):
-        share = [0.5 + sum(p[c] for p, row in zip(posterior, matrix) if max(row) >= 0)
+        share = [0.5 + sum(p[c] for p, row in zip(posterior, matrix, strict=True) if max(row) >= 0)
                  for c in (0, 1)]  # fmt: skip
         share = [s / sum(share) for s in share]
+        pairs = list(zip(posterior, matrix, strict=True))
         counts = [
-            [[sum(p[c] for p, row in zip(posterior, matrix) if row[a] == k) for k in range(labels)]
+            [[sum(p[c] for p, row in pairs if row[a] == k) for k in range(labels)]
              for c in (0, 1)]
             for a in range(matrix.shape[1])
         ]  # fmt: skip

@@ -100,7 +100,9 @@ def test_splits_are_by_group_and_by_name_alone():
         assert by_group.setdefault(group, side) == side
     share = [split.count(s) / 4000 for s in ("train", "val", "test")]
     np.testing.assert_allclose(share, [0.8, 0.15, 0.05], atol=0.03)
-    some = assign_splits(names[:400], groups[:400], shares={"train": 0.8, "val": 0.15, "test": 0.05})
+    some = assign_splits(
+        names[:400], groups[:400], shares={"train": 0.8, "val": 0.15, "test": 0.05}
+    )
     assert some == split[:400]
     assert assign_splits(names, groups, salt="other") != assign_splits(names, groups)
 

@@ -81,7 +81,7 @@ def test_a_rules_items_are_judged_by_the_audit():
     hits, gaps = 0, []
     for seed in range(15):
         rng = np.random.default_rng(seed)
-        asked, asked_truth = simulate(seed, 1500, [0.93] * 4, [0.85] * 4, acceptance=0.5)
+        asked, _ = simulate(seed, 1500, [0.93] * 4, [0.85] * 4, acceptance=0.5)
         ruled, truth = simulate(seed + 99, 3000, [0.93] * 4, [0.85] * 4, acceptance=0.97, each=1)
         ruled.matrix[rng.random(3000) > 0.1] = -1
         votes = Votes(

@@ -51,7 +51,7 @@ def test_probabilities_mean_what_they_say(count):
     assert np.mean(gaps) < (0.1 if count == 120 else 0.04)
     # It learnt what there is to learn: as good as half way to the true chances, at least.
     assert np.corrcoef(score, outcome)[0, 1] > (0.45 if count == 120 else 0.55)
-    assert [*model.importance][0] == "residual"
+    assert next(iter(model.importance)) == "residual"
 
 
 def test_held_out_figures_are_those_of_new_fits():
@@ -130,7 +130,7 @@ def test_no_feature_knows_the_truth():
     for name in names:
         assert not any(word in name for word in ("truth", "mpjpe", "error", "width", "person_idx"))
     assert {"residual_body_pct", "residual_left_hand_pct", "energy_pose_prior", "start_margin",
-            "max_abs_beta", "trunk_lean_deg", "seen_face", "is_settled"} <= set(names)  # fmt: skip
+            "betas_abs_max", "trunk_lean_deg", "seen_face", "is_settled"} <= set(names)  # fmt: skip
 
 
 def test_a_new_column_is_used_as_soon_as_rows_have_it():
@@ -154,7 +154,7 @@ def test_quality_is_read_from_runs_of_different_bodies(tmp_path):
     assert quality.fit_id == ("run-1-0", "run-1-1", "run-1-3", "run-2-0", "run-2-1", "run-2-3")
     row = example_row(1)
     assert quality.column("residual_face_pct")[1] == pytest.approx(row["residual_face_px"])
-    assert quality.column("max_abs_beta")[1] == pytest.approx(np.abs(row["betas"]).max())
+    assert quality.column("betas_abs_max")[1] == pytest.approx(np.abs(row["betas"]).max())
     assert quality.column("energy_data")[0] == pytest.approx(np.log1p(1.5))
     assert len(read_quality(store, fit_ids=["run-2-1"]).fit_id) == 1
     with pytest.raises(KeyError, match="no quality column"):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bodymodel.skeleton import mirror_pose
 from fitting import prior_training as training
+from fitting.learned_prior import load_learned_prior
 from fitting.limits import SUGGESTED_WEIGHT, joint_limits
 from fitting.priors import PosePrior, load_pose_prior
 
@@ -78,7 +79,7 @@ def with_limits(pose: torch.Tensor) -> torch.Tensor:
     full = torch.zeros(*pose.shape[:-1], 165)
     full[..., 3:66] = pose
     outside = joint_limits().residual(full, SUGGESTED_WEIGHT)
-    return load_pose_prior().energy(pose) + 0.5 * outside.square().sum(-1)
+    return load_learned_prior(dtype=torch.float32).energy(pose) + 0.5 * outside.square().sum(-1)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,8 @@ def with_limits(pose: torch.Tensor) -> torch.Tensor:
     ],
     ids=["joints shuffled", "joint turned", "knees backwards"],
 )
-def test_shipped_prior_tells_poses_from_what_is_none(mocap_poses, corrupt, alone, both):
-    assert auc(mocap_poses, corrupt, load_pose_prior().energy) >= alone
+def test_the_default_prior_tells_poses_from_what_is_none(mocap_poses, corrupt, alone, both):
+    assert auc(mocap_poses, corrupt, load_learned_prior(dtype=torch.float32).energy) >= alone
     assert auc(mocap_poses, corrupt, with_limits) >= both
     # And does not do so by accident: what is not corrupted is not told apart.
     assert auc(mocap_poses, lambda x: x, with_limits) == pytest.approx(0.5)

@@ -459,7 +459,7 @@ def test_the_solver_is_chosen_by_its_settings(data, tmp_path, monkeypatch, caplo
         assert main([str(data), *QUIET, "--out", str(tmp_path / str(number)), *flags], rooms) == 0
         assert ("non-commercial" in caplog.text) == (number == 1)
     assert seen == [
-        ("FitConfig", None, "float64", "open"),
+        ("FitConfig", None, "float64", "gaussian"),
         ("ReferenceConfig", "smplx", "float32", "l2"),
         ("ReferenceConfig", "own", "float64", "l2"),
     ]

@@ -13,7 +13,7 @@ SHAPE = np.random.default_rng(0).uniform(0, 200, (len(FIT_KEYPOINTS), 2))
 
 
 def person(x, y=0.0):
-    points = np.column_stack([SHAPE + [x, y], np.ones(len(SHAPE))])
+    points = np.column_stack([SHAPE + np.array([x, y]), np.ones(len(SHAPE))])
     return points.astype(np.float32)
 
 
