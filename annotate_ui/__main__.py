@@ -44,6 +44,8 @@ class Settings:
     """Part of the items that is the audit sample."""
     lease_minutes: float = 20.0
     """After which an item that was left lying goes to others."""
+    retrain_every: int = 250
+    """Decisions after which the triage model orders the queue anew; 0 for never."""
     workers: int = 1
     """Processes that draw missing pictures; 0 to draw none."""
     add_user: str = ""
@@ -142,6 +144,7 @@ def _serve(review, settings: Settings) -> None:
     import uvicorn
 
     from annotate_ui.app import make_app
+    from annotate_ui.retrain import Retrainer
 
     app = make_app(review, settings.root_path)
     sys.stdout.write(
@@ -149,15 +152,18 @@ def _serve(review, settings: Settings) -> None:
         f"{settings.root_path}/\n"
     )
     sys.stdout.flush()
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        proxy_headers=True,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
-        server_header=False,
-    )
+    with contextlib.ExitStack() as stack:
+        if settings.retrain_every:
+            stack.enter_context(Retrainer(review, settings.retrain_every))
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            proxy_headers=True,
+            forwarded_allow_ips=settings.forwarded_allow_ips,
+            server_header=False,
+        )
 
 
 if __name__ == "__main__":

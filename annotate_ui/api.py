@@ -26,6 +26,7 @@ from curation.decisions import (
 )
 from curation.gold import GoldItem
 from curation.queue import Judgement, Lease, LeaseError
+from curation.review_numbers import annotators_csv, review_numbers
 
 __all__ = ["make_router"]
 
@@ -254,6 +255,16 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
         )
         review.gold.add([gold])
         return JSONResponse({})
+
+    @router.get("/annotators.csv")
+    def annotators(request: Request) -> Response:
+        person = person_of(request)
+        if not person.may("owner"):
+            refusals.log("page_refused", person.name, client_address(request), path="csv")
+            return JSONResponse({"error": "this is the owner's"}, 403)
+        text = annotators_csv(review_numbers(review.decisions).people)
+        name = {"content-disposition": 'attachment; filename="annotators.csv"'}
+        return Response(text, media_type="text/csv", headers=name)
 
     @router.post("/seen")
     def seen(request: Request, body: SeenRequest) -> dict[str, Any]:

@@ -10,16 +10,14 @@ import html
 import json
 import math
 import secrets
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotate_ui.guide import built_in_text
 from annotate_ui.review import Review
 from curation.accounts import ROLES, AccountError
 from curation.intervals import Interval
-from curation.review_numbers import ReviewNumbers, annotators_csv, review_numbers
+from curation.review_numbers import ReviewNumbers, review_numbers
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -90,7 +88,7 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
                         password_button = gr.Button("New first password")
                         disable_button = gr.Button("Disable or enable", variant="stop")
             said = gr.Textbox(label="Result", interactive=False, elem_id="account-result")
-            download = gr.DownloadButton("Everybody's numbers as CSV", size="sm")
+            gr.HTML(f'<a href="{base}/api/annotators.csv" download>Everybody\'s numbers as CSV</a>')
         with gr.Tab("Agreement"):
             agreement = _table("Where two or more judged the same fit", 8)
             gr.Markdown(
@@ -128,7 +126,7 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
         shown = [cards, per_day, verdicts, reasons, acceptance, people, seconds, gold_plot,
                  agreement, golds, old_name]  # fmt: skip
         show = functools.partial(_show, review)
-        for event in (page.load, gr.Timer(30).tick):
+        for event in (page.load, gr.Timer(60).tick):
             event(show, None, shown, show_progress="hidden", api_visibility="private")
 
         def on(button: Any, work: Callable[..., Any], inputs: Any, outputs: Any) -> Any:
@@ -146,7 +144,6 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
         on(save.click, _save_guideline, [text], [version, text])
         on(page.load, _log, [kind], log)
         on(kind.change, _log, [kind], log)
-        on(download.click, _csv, None, download)
     page.queue(default_concurrency_limit=None, api_open=False)
     return page
 
@@ -413,10 +410,3 @@ def _log(review: Review, by: str, kind: str) -> "pd.DataFrame":
         for e in review.decisions.events(kind or "", 300)
     ]
     return pd.DataFrame(rows, columns=["at (UTC)", "what", "who", "from", "detail"])
-
-
-def _csv(review: Review, by: str) -> str:
-    folder = Path(tempfile.mkdtemp(prefix="fit-review-"))
-    path = folder / "annotators.csv"
-    path.write_text(annotators_csv(review_numbers(review.decisions).people), encoding="utf-8")
-    return str(path)

@@ -80,7 +80,7 @@ class FitConfig:
     """Starts are dropped whose energy exceeds the best's by this factor in the coarse stages."""
     hopeless_fine: float = 4.0
     """The same before the fine stages and in them."""
-    hopeless_last: float = 1.5
+    hopeless_last: float = 1.2
     """The same after the first iterations of the last stage."""
     probation: int = 10
     """How many these are."""

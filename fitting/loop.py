@@ -20,6 +20,7 @@ from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
+from fitting.inits import StartOf
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker
@@ -115,6 +116,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
+        start_of: Where the fits of persons start, None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
 
@@ -135,6 +137,7 @@ class FitLoop:
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
+    start_of: StartOf | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -221,7 +224,7 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [self.rows.target(observation) for observation, _, _ in self._batch]
+        targets = [self._target(observation) for observation, _, _ in self._batch]
         if self.clips:
             frames = [image.frame for _, image, _ in self._batch]
             people = [observation.keypoints_2d for observation, _, _ in self._batch]
@@ -238,6 +241,12 @@ class FitLoop:
         for (observation, image, place), result in zip(self._batch, results, strict=True):
             image.rows[place] = self._row(observation, result, image, share_ms)
         self._batch.clear()
+
+    def _target(self, observation: PersonObservation) -> FitTarget:
+        target = self.rows.target(observation)
+        if self.start_of is None:
+            return target
+        return replace(target, start=self.start_of(observation))
 
     def _row(
         self,

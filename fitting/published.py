@@ -50,4 +50,5 @@ def smplifyx_config(reference: ReferenceConfig | None = None) -> FitConfig:
         residuals="published",
         num_hand_components=reference.num_hand_components,
         min_confidence=0.0,
+        hopeless_last=1.1,
     )

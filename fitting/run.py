@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bodymodel.body import BodyData
     from curation.run_writer import RunInfo, RunWriter
     from curation.store import FitStore, StoredImages
+    from fitting.inits import StartOf
     from fitting.loop import FitLoop
     from fitting.rooms import Rooms
 
@@ -66,7 +67,9 @@ class RunConfig:
     """The photos of each folder, by name, are frames of a video: people are followed, and each is
     fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
-    """Where fits start: keypoints. (mean, regressor:CKPT and fits:RUN are not there yet.)"""
+    """Where fits start: keypoints tries all headings; mean only faces the camera; fits:STORE goes
+    on from the fits in that output folder (or STORE/data/run=ID), and by keypoints where it has
+    none of a person."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
@@ -166,6 +169,7 @@ class _Job:
     store: "FitStore"
     info: "RunInfo"
     shard: tuple[int, int]
+    start_of: "StartOf | None" = None
 
 
 def _run(config: RunConfig, rooms: "Rooms | None") -> int:
@@ -209,7 +213,20 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
         num_betas=body.num_betas,
         num_expression=body.num_expression,
     )
-    return _Job(config, rooms, dataset, load_body, body, store, info, shard)
+    start_of = _load_starts(config, body)
+    return _Job(config, rooms, dataset, load_body, body, store, info, shard, start_of)
+
+
+def _load_starts(config: RunConfig, body: "BodyData") -> "StartOf | None":
+    from fitting.inits import fits_source, starts_of_fits
+
+    source = fits_source(config.init)
+    if source is None:
+        return None
+    try:
+        return starts_of_fits(*source, body.sha256)
+    except ValueError as error:
+        raise UsageError(f"--init {config.init}: {error}") from None
 
 
 def _fit(job: _Job) -> int:
@@ -316,6 +333,7 @@ def _make_loop(
         retry_failed=config.retry_failed,
         before_batch=functools.partial(rooms.seed, config.seed),
         part_s=rooms.part_s,
+        start_of=job.start_of,
     )
 
 
@@ -350,10 +368,7 @@ def _parse_shard(text: str) -> tuple[int, int]:
 def _check(config: RunConfig) -> None:
     from curation.run_writer import check_run_id
 
-    if config.init != "keypoints":
-        raise UsageError(
-            f"--init {config.init} is not there yet; leave it out, fits then start at keypoints"
-        )
+    _check_init(config)
     for name in ("batch_size", "workers", "limit", "overlays"):
         value = getattr(config, name)
         least = 0 if name == "overlays" else 1
@@ -378,10 +393,27 @@ def _check(config: RunConfig) -> None:
         raise UsageError("shards must agree on a name: give a new --run-id instead of --overwrite")
 
 
+def _check_init(config: RunConfig) -> None:
+    from fitting.inits import INITS, fits_source
+
+    if config.init.startswith("regressor:"):
+        raise UsageError(f"--init {config.init} is not there yet; there are {INITS}")
+    try:
+        source = fits_source(config.init)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if source is None and config.init not in ("keypoints", "mean"):
+        raise UsageError(f"--init must be {INITS}, got {config.init!r}")
+    if config.init != "keypoints" and config.solver == "lbfgs":
+        raise UsageError("--solver lbfgs starts as published; --init is for the fast solver")
+
+
 def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    if config.init == "mean":
+        config = replace(config, fit=replace(config.fit, headings=("front",)))
     way = config.interpenetration
     config = replace(
         config,
@@ -429,8 +461,8 @@ def _batch_size(config: RunConfig, device: str) -> int:
         return 1  # it takes one at a time anyway, and each is worth storing at once
     if config.clip:
         return 128  # frames that share a shape; longer clips are fitted piece by piece
-    # On a CPU each core takes 32 at a time; on a GPU a batch that is too large is halved by itself.
-    return 32 * (os.cpu_count() or 1) if device == "cpu" else 512
+    # On a CPU each core takes 64 at a time; on a GPU a batch that is too large is halved by itself.
+    return 64 * (os.cpu_count() or 1) if device == "cpu" else 512
 
 
 def code_version() -> str:

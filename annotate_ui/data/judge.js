@@ -897,7 +897,7 @@
     }
     if (!REVIEW.me.tutorial_done) openDialog("welcome");
     else if (REVIEW.me.guideline_seen !== REVIEW.me.guideline) {
-      REVIEW.ui.banner.replaceChildren("The guidelines have changed. ",
+      REVIEW.ui.banner.replaceChildren(REVIEW.me.guideline_seen ? "The guidelines have changed. " : "There are guidelines. ",
         el("button.rv-plain", { type: "button", onclick: () => openPanel("guide") }, "Read them"));
       REVIEW.ui.banner.hidden = false;
     }

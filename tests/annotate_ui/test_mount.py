@@ -12,6 +12,8 @@ from annotate_ui.review import Review
 from tests.review_server import free_port
 from tests.review_store import make_store, no_body
 
+pytestmark = pytest.mark.slow
+
 
 def serve(app):
     import uvicorn

@@ -9,6 +9,8 @@ from PIL import Image
 from curation.decisions import ALL_PARTS
 from tests.review_store import fit_name
 
+pytestmark = pytest.mark.slow
+
 SHOWN = "() => FitReview.shownLease === FitReview.items[0]?.lease"
 
 
@@ -153,8 +155,16 @@ def test_it_fits_on_every_screen(site, open_page, width, scheme):
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] + box["height"] <= page.viewport_size["height"]
         assert box["height"] >= 36 and box["width"] >= 44, "too small for a finger"
+    menu = page.locator(".rv-menu summary").bounding_box()
+    assert menu["x"] + menu["width"] <= width
     stage = page.locator(".rv-view").bounding_box()
     assert stage["height"] > 250
+    page.keyboard.press("r")
+    for node in (page.locator(".rv-reason").last, page.locator(".rv-rejectend .rv-act")):
+        box = node.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    assert page.locator(".rv-view").bounding_box()["height"] > 250
+    page.keyboard.press("r")
     background = page.evaluate("getComputedStyle(document.querySelector('.rv')).backgroundColor")
     bright = sum(int(v) for v in background[4:-1].split(",")[:3]) / 3
     assert (bright > 200) if scheme == "light" else (bright < 60)

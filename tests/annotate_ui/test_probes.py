@@ -172,6 +172,14 @@ def test_the_owners_page_is_the_owners(site, path, name):
     assert any(e["who"] == name for e in site.decisions.events("page_refused"))
 
 
+def test_the_peoples_numbers_are_the_owners(site, anna):
+    assert anna.get("/api/annotators.csv").status_code == 403
+    with site.server.client("olga") as client:
+        lines = client.get("/api/annotators.csv").text.splitlines()
+    assert lines[0].startswith('"name","role","decided"')
+    assert any(line.startswith('"anna","annotator"') for line in lines)
+
+
 def test_only_adjudicators_see_votes_and_disagreements(site, anna):
     answer = anna.post("/api/next", json={"mode": "adjudicate"}).json()
     assert all("votes" not in item and not item["settles"] for item in answer["items"])

@@ -47,7 +47,7 @@ def review(count, annotators, *, postgres=False, overlap=2, pictures=False, fold
         make_store(root, count, pictures=pictures)
         url = f"sqlite:///{root}/decisions.sqlite"
         if postgres:
-            url = stack.enter_context(postgres_server()).new_database()
+            url = stack.enter_context(postgres_server(durable=True)).new_database()
         decisions = DecisionStore(url)
         stack.callback(decisions.close)
         accounts = Accounts(decisions)

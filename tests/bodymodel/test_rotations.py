@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from bodymodel.rotations import (
+    compose_rotvecs,
     left_jacobian,
     left_jacobian_inverse,
     nearest_rotmat,
     rot6d_to_rotmat,
+    rotmat_and_left_jacobian,
     rotmat_to_rot6d,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
@@ -229,3 +231,27 @@ def test_the_nearest_rotation_is_roma_s():
     matrix = torch.randn(50, 3, 3, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(nearest_rotmat(matrix), roma.special_procrustes(matrix))
     assert (torch.linalg.det(matrix) < 0).any()
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-5, 0.0099, 0.0101, 0.4, 0.6, 2.0, 3.14, 6.0])
+def test_both_at_once_are_what_they_are_apart(angle):
+    v = AXIS * angle
+    rotmat, jacobian = rotmat_and_left_jacobian(v)
+    torch.testing.assert_close(rotmat, rotvec_to_rotmat(v), atol=1e-14, rtol=0)
+    torch.testing.assert_close(jacobian, left_jacobian(v), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("outer", [0.0, 1e-9, 1e-3, 1.0, 3.0, math.pi, 5.0])
+@pytest.mark.parametrize("inner", [0.0, 1e-9, 0.5, 3.1])
+def test_composed_axis_angles_turn_as_the_matrices_do(outer, inner):
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.nn.functional.normalize(
+        torch.randn(2, 8, 3, generator=generator, dtype=torch.float64), dim=-1
+    )
+    a, b = axes[0] * outer, axes[1] * inner
+    both = compose_rotvecs(a, b)
+    assert (both.norm(dim=-1) <= math.pi + 1e-12).all()
+    expected = rotvec_to_rotmat(a) @ rotvec_to_rotmat(b)
+    torch.testing.assert_close(rotvec_to_rotmat(both), expected, atol=1e-13, rtol=0)
+    nothing = compose_rotvecs(a, -a)
+    assert nothing.abs().max() < 1e-12
