@@ -57,7 +57,15 @@ class RunConfig:
     gender: Literal["neutral", "female", "male"] = "neutral"
     """Of the body."""
     focal_px: float | None = None
-    """Focal length of all photos in pixels. [EXIF, else the photo's diagonal]"""
+    """Focal length of all photos in pixels. [the data set's, else EXIF's, else fitted]"""
+    fov_deg: float | None = None
+    """The same as an angle of view across the longer side, degrees."""
+    focal: Literal["free", "fixed"] = "free"
+    """Where nobody knows the focal length: free fits it beside the body (the fast solver only),
+    fixed takes the photo's diagonal."""
+    clip: bool = False
+    """The photos of each folder, by name, are frames of a video: people are followed, and each is
+    fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
     """Where fits start: keypoints tries all headings; mean only faces the camera; fits:STORE goes
     on from the fits in that output folder (or STORE/data/run=ID), and by keypoints where it has
@@ -313,12 +321,15 @@ def _make_loop(
             torch_version=torch_version,
             device=device,
             focal_px=config.focal_px,
+            fov_deg=config.fov_deg,
+            focal_sd=config.fit.focal.fov_sd if config.focal == "free" else 0.0,
         ),
         writer=writer,
         stored=stored,
         dataset_root=config.data,
         batch_size=_batch_size(config, device),
         shard=job.shard,
+        clips=config.clip,
         retry_failed=config.retry_failed,
         before_batch=functools.partial(rooms.seed, config.seed),
         part_s=rooms.part_s,
@@ -365,6 +376,12 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     if config.focal_px is not None and not (math.isfinite(config.focal_px) and config.focal_px > 0):
         raise UsageError(f"--focal-px must be positive, got {config.focal_px}")
+    if config.clip and config.solver == "lbfgs":
+        raise UsageError("--clip needs the fast solver; leave --solver lbfgs or --clip out")
+    if config.fov_deg is not None and not 0 < config.fov_deg < 170:
+        raise UsageError(f"--fov-deg must be above 0 and below 170, got {config.fov_deg}")
+    if config.focal_px is not None and config.fov_deg is not None:
+        raise UsageError("--focal-px and --fov-deg say the same thing; leave one out")
     if config.run_id is not None:
         try:
             check_run_id(config.run_id)
@@ -406,6 +423,7 @@ def _resolve(config: RunConfig) -> RunConfig:
     if config.prior == "auto":
         config = replace(config, prior="gaussian" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
+        config = replace(config, focal="fixed")  # as published
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))
         if body == "smplx":
@@ -441,6 +459,8 @@ def _batch_size(config: RunConfig, device: str) -> int:
         return config.batch_size
     if config.solver == "lbfgs":
         return 1  # it takes one at a time anyway, and each is worth storing at once
+    if config.clip:
+        return 128  # frames that share a shape; longer clips are fitted piece by piece
     # On a CPU each core takes 64 at a time; on a GPU a batch that is too large is halved by itself.
     return 64 * (os.cpu_count() or 1) if device == "cpu" else 512
 
