@@ -20,7 +20,7 @@ from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
-from fitting.inits import StartOf
+from fitting.inits import Starter, ToStart
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker, fit_target
@@ -112,7 +112,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
-        start_of: Where the fits of persons start, None for the solver's own starts.
+        starter: Says where the fits of persons start; None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
 
@@ -132,7 +132,7 @@ class FitLoop:
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
-    start_of: StartOf | None = None
+    starter: Starter | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -211,8 +211,8 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [self._target(observation) for observation, _, _ in self._batch]
         begin = time.perf_counter()
+        targets = self._targets()
         results = _fit_all(self.solver, targets, is_first=not self.tally.solve_s)
         seconds = time.perf_counter() - begin
         self.tally.solve_s += seconds
@@ -221,11 +221,18 @@ class FitLoop:
             image.rows[place] = self._row(observation, result, image, share_ms)
         self._batch.clear()
 
-    def _target(self, observation: PersonObservation) -> FitTarget:
-        target = fit_target(observation, self.rows.focal_px)
-        if self.start_of is None:
-            return target
-        return replace(target, start=self.start_of(observation))
+    def _targets(self) -> list[FitTarget]:
+        """Return what the solver is given of the batch."""
+        focal_px = self.rows.focal_px
+        targets = [fit_target(observation, focal_px) for observation, _, _ in self._batch]
+        if self.starter is None:
+            return targets
+        people = [
+            ToStart(observation, target, self.dataset_root / image.image_path)
+            for (observation, image, _), target in zip(self._batch, targets, strict=True)
+        ]
+        starts = self.starter(people)
+        return [replace(t, start=start) for t, start in zip(targets, starts, strict=True)]
 
     def _row(
         self,
