@@ -20,7 +20,7 @@ from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
-from fitting.inits import StartOf
+from fitting.inits import Starter, ToStart
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker
@@ -116,7 +116,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
-        start_of: Where the fits of persons start, None for the solver's own starts.
+        starter: Says where the fits of persons start; None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
 
@@ -137,7 +137,7 @@ class FitLoop:
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
-    start_of: StartOf | None = None
+    starter: Starter | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -224,16 +224,8 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [self._target(observation) for observation, _, _ in self._batch]
-        if self.clips:
-            frames = [image.frame for _, image, _ in self._batch]
-            people = [observation.keypoints_2d for observation, _, _ in self._batch]
-            names = follow(frames, people, folder_of(self._batch[0][1].image_id))
-            targets = [
-                replace(target, clip=name, frame=frame)
-                for target, name, frame in zip(targets, names, frames, strict=True)
-            ]
         begin = time.perf_counter()
+        targets = self._targets()
         results = _fit_all(self.solver, targets, is_first=not self.tally.solve_s)
         seconds = time.perf_counter() - begin
         self.tally.solve_s += seconds
@@ -242,11 +234,25 @@ class FitLoop:
             image.rows[place] = self._row(observation, result, image, share_ms)
         self._batch.clear()
 
-    def _target(self, observation: PersonObservation) -> FitTarget:
-        target = self.rows.target(observation)
-        if self.start_of is None:
-            return target
-        return replace(target, start=self.start_of(observation))
+    def _targets(self) -> list[FitTarget]:
+        """Return what the solver is given of the batch."""
+        targets = [self.rows.target(observation) for observation, _, _ in self._batch]
+        if self.clips:
+            frames = [image.frame for _, image, _ in self._batch]
+            people = [observation.keypoints_2d for observation, _, _ in self._batch]
+            names = follow(frames, people, folder_of(self._batch[0][1].image_id))
+            targets = [
+                replace(target, clip=name, frame=frame)
+                for target, name, frame in zip(targets, names, frames, strict=True)
+            ]
+        if self.starter is None:
+            return targets
+        asked = [
+            ToStart(observation, target, self.dataset_root / image.image_path)
+            for (observation, image, _), target in zip(self._batch, targets, strict=True)
+        ]
+        starts = self.starter(asked)
+        return [replace(t, start=start) for t, start in zip(targets, starts, strict=True)]
 
     def _row(
         self,
