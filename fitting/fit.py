@@ -650,6 +650,8 @@ class Fitter:
         given = self._run(
             rigid, Candidates.at(given[:, None], has_given[:, None]), _RIGID_ITERATIONS
         )
+        if config.given_starts == "compete":  # as settled as those that it is compared with
+            given = self._run(energy, given, config.coarse[-1].iterations)
         tried = torch.cat([is_open, has_given[:, None]], 1)
         return found.joined(given), tried, trusted
 
