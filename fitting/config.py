@@ -40,6 +40,8 @@ class StageConfig:
     lessens the lean of people who stand, but costs some gymnasts their pose (docs/LOG.md)."""
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
+    w_world: float = 0.0
+    """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
     robust_px: float = 100.0
     """Scale of the Geman-McClure function, in the units of the 2D residuals."""
 

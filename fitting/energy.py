@@ -21,7 +21,7 @@ from fitting.priors import PosePrior
 from fitting.state import Layout
 
 TERMS = (
-    "data", "pose", "bend", "limits", "upright",
+    "data", "world", "pose", "bend", "limits", "upright",
     "shape", "expression", "hands", "jaw", "eyes",
 )  # fmt: skip
 
@@ -113,6 +113,18 @@ class Term(Protocol):
         Returns:
             (B,) this term's energy.
         """
+        ...
+
+
+class StageTerm(Protocol):
+    """A Term before it is known how much a stage makes of it."""
+
+    def take(self, index: Tensor) -> "StageTerm":
+        """Return it for some of the persons."""
+        ...
+
+    def at_stage(self, stage: StageConfig) -> Term | None:
+        """Return it with the stage's weight; None where the stage leaves it out."""
         ...
 
 

@@ -15,7 +15,7 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
-from fitting.energy import TERMS, Energy, Evidence
+from fitting.energy import TERMS, Energy, Evidence, StageTerm
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
 from fitting.records import FitResult, FitTarget
@@ -31,6 +31,7 @@ from fitting.starts import (
     stature_m,
 )
 from fitting.state import Layout
+from fitting.world_depth import WorldDepth, lines_of_sight, world_depth_slice
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -117,6 +118,7 @@ class Fitter:
         self._fine = slice_body(body, FINE_POINTS, **options)
         self._all = slice_body(body, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
+        self._world = world_depth_slice(body, **options)
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
@@ -231,7 +233,24 @@ class Fitter:
             unit=real(np.ones(len(targets))),
         )
 
-    def _energy(self, sliced: SlicedBody, stage: StageConfig, evidence: Evidence) -> Energy:
+    def _terms(self, targets: Sequence[FitTarget], coarse: Evidence) -> list[StageTerm]:
+        """Return the terms that only some people have evidence for."""
+        if all(t.world_points is None for t in targets):
+            return []
+        nothing = np.full((len(FIT_KEYPOINTS), 3), np.nan, np.float32)
+        world = [nothing if t.world_points is None else t.world_points for t in targets]
+        options = {"dtype": self.dtype, "device": self.device}
+        world = torch.as_tensor(np.stack(world), **options)
+        confidence = torch.as_tensor(np.stack([t.keypoints_2d[:, 2] for t in targets]), **options)
+        return [WorldDepth.of(self._world, world, confidence, lines_of_sight(coarse))]
+
+    def _energy(
+        self,
+        sliced: SlicedBody,
+        stage: StageConfig,
+        evidence: Evidence,
+        terms: Sequence[StageTerm] = (),
+    ) -> Energy:
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
@@ -244,7 +263,10 @@ class Fitter:
             weight = [part_weight[keypoint_part(name)] for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
-        return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
+        extra = tuple(term for term in (t.at_stage(stage) for t in terms) if term is not None)
+        return Energy(
+            sliced, self._layout, self._prior, self._limits, stage, evidence, size, extra=extra
+        )
 
     def _run(self, energy: Energy, candidates: Tensor, iterations: int) -> _Candidates:
         """Minimise from (B, C, size) states."""
@@ -307,27 +329,29 @@ class Fitter:
         coarse = replace(coarse, unit=unit)
         fine = replace(self._evidence(targets, self._fine), unit=unit)
 
+        terms = self._terms(targets, coarse)
+
         x = heading_starts(self._coarse, layout, self._prior, coarse)
-        rigid = self._energy(self._coarse, config.coarse[0], coarse)
+        rigid = self._energy(self._coarse, config.coarse[0], coarse, terms)
         rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
         found = self._run(rigid, x, _RIGID_ITERATIONS)
         iterations = found.iterations
         for stage in config.coarse:
-            energy = self._energy(self._coarse, stage, coarse)
+            energy = self._energy(self._coarse, stage, coarse, terms)
             found = self._run(energy, found.x, stage.iterations)
             iterations = iterations + found.iterations
         # All starts are compared by one energy, so that the margin between them means something.
-        found = self._measure(self._energy(self._coarse, config.flip, coarse), found.x)
+        found = self._measure(self._energy(self._coarse, config.flip, coarse, terms), found.x)
         which = self._distinct(found, config.keep)
         kept = found.take(which)
         iterations = iterations.gather(1, which)
         if config.limb_flips:
-            kept = self._flip_limbs(kept, coarse)
+            kept = self._flip_limbs(kept, coarse, terms)
             iterations = iterations + kept.iterations
         start_energies = found.energy.scatter(1, which, kept.energy)
         margin = self._margin(kept)
         for stage in config.fine:
-            energy = self._energy(self._fine, stage, fine)
+            energy = self._energy(self._fine, stage, fine, terms)
             kept = self._run(energy, kept.x, stage.iterations)
             iterations = iterations + kept.iterations
         final, order = kept.best()
@@ -338,7 +362,9 @@ class Fitter:
         )
         return self._results(targets, energy, ending)
 
-    def _flip_limbs(self, kept: _Candidates, coarse: Evidence) -> _Candidates:
+    def _flip_limbs(
+        self, kept: _Candidates, coarse: Evidence, terms: Sequence[StageTerm]
+    ) -> _Candidates:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
@@ -347,17 +373,18 @@ class Fitter:
         batch, count, size = kept.x.shape
         owner = torch.arange(batch, device=self.device).repeat_interleave(count)
         evidence = coarse.take(owner)
+        terms = [term.take(owner) for term in terms]
         base = kept.x.reshape(-1, size)
         joined = base.clone()
         for limb, sliced in zip(LIMBS, self._limbs, strict=True):
             columns = layout.body_columns(limb.joints)
-            energy = replace(self._energy(sliced, stage, evidence), free=columns)
+            energy = replace(self._energy(sliced, stage, evidence, terms), free=columns)
             energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
             flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
             tried = self._run(energy, torch.stack([base, *flips], 1), stage.iterations)
             best, _ = tried.best()
             joined[:, columns] = best.x[:, 0, columns]
-        energy = self._energy(self._coarse, stage, evidence)
+        energy = self._energy(self._coarse, stage, evidence, terms)
         final = self._run(energy, torch.stack([base, joined], 1), stage.iterations)
         best, _ = final.best()
         return _Candidates(

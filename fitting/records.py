@@ -15,12 +15,15 @@ class FitTarget:
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
+        world_points: (145, 3) float32, a detector's guess of the points in metres, axes of the
+            camera, any origin; NaN where it has none. None for no guess.
     """
 
     keypoints_2d: np.ndarray
     focal_px: float
     center_px: np.ndarray
     height_px: float = math.nan
+    world_points: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
