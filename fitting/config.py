@@ -73,7 +73,9 @@ class FitConfig:
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2
-    """Weight of the points that data sets place elsewhere than SMPL-X (keypoints.LOOSE_POINTS)."""
+    """Weight of the points that data sets place elsewhere than SMPL-X (keypoints.LOOSE_POINTS) and
+    whose place is not calibrated (bodymodel.fit_points)."""
+    loose_calibrated: bool = True
     min_confidence: float = 0.1
     """2D points below this confidence are not used."""
     min_points: int = 5

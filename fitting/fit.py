@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bodymodel.body import BodyData
+from bodymodel.fit_points import convention_mixes, fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
@@ -97,6 +98,8 @@ class Fitter:
         dtype: ``float32`` or ``float64``. In float64 a person's result is the same in any batch; in
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
+        conventions: Where points come from, as in bodymodel.fit_points. Targets with others are
+            fitted as well: this is what the body is prepared for at once.
 
     Raises:
         ValueError: If the body is of another family.
@@ -108,16 +111,23 @@ class Fitter:
         config: FitConfig | None = None,
         device: str = "cpu",
         dtype: str = "float64",
+        conventions: tuple[str, ...] = (),
     ):
         self.body = body
+        self.conventions = conventions
+        self._others: dict[tuple[str, ...], Fitter] = {}
         self.config = config or FitConfig()
         self.device = torch.device(device)
+        self._dtype_name = dtype
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
         options = {"dtype": self.dtype, "device": self.device}
-        self._coarse = slice_body(body, COARSE_POINTS, **options)
-        self._fine = slice_body(body, FINE_POINTS, **options)
-        self._all = slice_body(body, **options)
-        self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
+        self._calibrated = frozenset(convention_mixes(conventions))
+        placed = {**options, "places": fit_points(body, conventions)}
+        self._coarse = slice_body(body, COARSE_POINTS, **placed)
+        self._fine = slice_body(body, FINE_POINTS, **placed)
+        self._all = slice_body(body, **placed)
+        self._limbs = [slice_body(body, limb.points, **placed) for limb in LIMBS]
+        self._stature = slice_body(body, ("left_heel", "right_heel", "head_top"), **options)
         self._world = world_depth_slice(body, **options)
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
@@ -125,6 +135,26 @@ class Fitter:
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
+        results: list[FitResult | None] = [None] * len(targets)
+        for conventions in dict.fromkeys(target.conventions for target in targets):
+            mine = [k for k, target in enumerate(targets) if target.conventions == conventions]
+            fitted = self._of(conventions)._fit_alike([targets[k] for k in mine])
+            for k, result in zip(mine, fitted, strict=True):
+                results[k] = result
+        return results
+
+    def _of(self, conventions: tuple[str, ...]) -> "Fitter":
+        """Return the fitter whose points lie where these conventions put them."""
+        if conventions == self.conventions:
+            return self
+        if conventions not in self._others:
+            self._others[conventions] = Fitter(
+                self.body, self.config, str(self.device), self._dtype_name, conventions
+            )
+        return self._others[conventions]
+
+    def _fit_alike(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        """Fit people whose points lie where this fitter's do."""
         usable = [k for k, target in enumerate(targets) if not self._problem(target)]
         size = max(1, len(usable))
         if self.device.type == "cpu":
@@ -218,9 +248,8 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        own = np.array(
-            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
-        )
+        loose = LOOSE_POINTS if self.config.loose_calibrated else LOOSE_POINTS - self._calibrated
+        own = np.array([self.config.loose_weight if n in loose else 1 for n in sliced.points])
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -411,7 +440,7 @@ class Fitter:
         focal, center = energy.evidence.focal_px, energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
-        tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
+        tall = stature_m(self._stature, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
         parts = np.array([keypoint_part(name) for name in FIT_KEYPOINTS])

@@ -17,6 +17,8 @@ class FitTarget:
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
         world_points: (145, 3) float32, a detector's guess of the points in metres, axes of the
             camera, any origin; NaN where it has none. None for no guess.
+        conventions: Where the points come from: keys of keypoints.CONVENTIONS. Each point is where
+            the first of them that has it puts it. Empty: all are SMPL-X's own.
     """
 
     keypoints_2d: np.ndarray
@@ -24,6 +26,7 @@ class FitTarget:
     center_px: np.ndarray
     height_px: float = math.nan
     world_points: np.ndarray | None = None
+    conventions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
