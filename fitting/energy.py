@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward, sliced_jacobian
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
@@ -21,7 +20,7 @@ from fitting.priors import PosePrior
 from fitting.state import Layout
 
 TERMS = (
-    "data", "world", "pose", "bend", "limits", "upright",
+    "data", "depth", "pose", "bend", "limits",
     "shape", "expression", "hands", "jaw", "eyes",
 )  # fmt: skip
 
@@ -256,17 +255,6 @@ class Energy:
                 hand = slice(75 + 45 * i, 120 + 45 * i)
                 gradient[:, slices[name]] += pull[:, hand] @ basis.T
                 matrix[:, slices[name], slices[name]] += (basis * stiff[:, None, hand]) @ basis.T
-
-        # lean out of the image plane: the depth of the body's own vertical, with a heavy tail
-        root = slices["global_orient"]
-        up = rotvec_to_rotmat(x[:, root])[..., 1]  # (B, 3)
-        lean = up[:, 2]
-        inlier = stage.upright_sine**2 / (stage.upright_sine**2 + lean.square())
-        energies["upright"] = stage.w_upright * lean.square() * inlier
-        slope = torch.stack([up[:, 1], -up[:, 0], torch.zeros_like(lean)], 1)  # e_z . (d x up)
-        weight = (stage.w_upright * inlier.square())[:, None]
-        gradient[:, root] += weight * lean[:, None] * slope
-        matrix[:, root, root] += weight[..., None] * slope[:, :, None] * slope[:, None]
 
         jaw = x.new_tensor([1.0, 100.0, 100.0])
         for term, name, weight in (

@@ -16,6 +16,7 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.depth import DepthTerm, depth_slice, lines_of_sight
 from fitting.energy import TERMS, Energy, Evidence, StageTerm
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
@@ -28,11 +29,11 @@ from fitting.starts import (
     LIMBS,
     flip_limb,
     heading_starts,
+    image_roll,
     pixels_per_metre,
     stature_m,
 )
 from fitting.state import Layout
-from fitting.world_depth import WorldDepth, lines_of_sight, world_depth_slice
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -128,7 +129,7 @@ class Fitter:
         self._all = slice_body(body, **placed)
         self._limbs = [slice_body(body, limb.points, **placed) for limb in LIMBS]
         self._stature = slice_body(body, ("left_heel", "right_heel", "head_top"), **options)
-        self._world = world_depth_slice(body, **options)
+        self._depth = depth_slice(body, **options)
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
@@ -263,15 +264,20 @@ class Fitter:
         )
 
     def _terms(self, targets: Sequence[FitTarget], coarse: Evidence) -> list[StageTerm]:
-        """Return the terms that only some people have evidence for."""
-        if all(t.world_points is None for t in targets):
-            return []
+        """Return the terms beside the picture."""
         nothing = np.full((len(FIT_KEYPOINTS), 3), np.nan, np.float32)
         world = [nothing if t.world_points is None else t.world_points for t in targets]
+        confidence = np.stack([t.keypoints_2d[:, 2] for t in targets])
         options = {"dtype": self.dtype, "device": self.device}
-        world = torch.as_tensor(np.stack(world), **options)
-        confidence = torch.as_tensor(np.stack([t.keypoints_2d[:, 2] for t in targets]), **options)
-        return [WorldDepth.of(self._world, world, confidence, lines_of_sight(coarse))]
+        return [
+            DepthTerm.of(
+                self._depth,
+                torch.as_tensor(np.stack(world), **options),
+                torch.as_tensor(confidence, **options),
+                lines_of_sight(coarse),
+                image_roll(self._coarse, coarse),
+            )
+        ]
 
     def _energy(
         self,

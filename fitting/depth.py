@@ -1,9 +1,14 @@
-"""What a 3D guess of the joints says about depth, as a weak term of the energy.
+"""What is known of depth beside the picture, as a weak term of the energy.
 
-A detector's 3D landmarks (MediaPipe's "world" landmarks, say) are no truth: learned, in metres of
-some average person. But they know what no projection tells: that knees are before the hips of who
-sits. So they enter as differences of depth along bones, each with its own measured error, with a
-heavy tail, and nothing else of them does: not their size, not their image.
+**A 3D guess of the joints.** A detector's 3D landmarks (MediaPipe's "world" landmarks, say) are no
+truth: learned, in metres of some average person. But they know what no projection tells: that the
+knees of who sits are before the hips. They enter as differences of depth along bones, each with its
+own measured error and a heavy tail, and nothing else of them does: not their size, not their image.
+
+**Trunks are upright.** A trunk that leans by 15 degrees is 3 % shorter in the picture: less than
+people's proportions differ. So the picture hardly tells, and what decides is that most people stand
+or sit upright and most cameras are held level. Not all: the pull lets go of a trunk that leans far,
+and of one that is not upright in the picture.
 """
 
 from dataclasses import dataclass, replace
@@ -17,17 +22,17 @@ from bodymodel.sliced import SlicedBody, SlicedState, slice_body, sliced_forward
 from fitting.config import StageConfig
 from fitting.energy import Energy, Evidence
 
-__all__ = ["SPANS", "Span", "WorldDepth", "lines_of_sight", "world_depth_slice"]
+__all__ = ["SPANS", "TRUNK", "DepthTerm", "Span", "depth_slice", "lines_of_sight"]
 
 
 @dataclass(frozen=True)
 class Span:
-    """A difference of depth that the 3D guess is asked for.
+    """A difference of depth between two places of the body.
 
     Attributes:
         start: Points whose mean it starts at.
         end: Points whose mean it ends at.
-        sd_m: Measured error of the guess, metres.
+        sd_m: Its unit, metres: the measured error of the guess.
     """
 
     start: tuple[str, ...]
@@ -53,11 +58,16 @@ SPANS: tuple[Span, ...] = (
 """The spans that are used; errors of MediaPipe's world landmarks on 300 rendered people (standard
 deviation about the truth; means are under 1.5 cm but for the ankles, which it puts 3 cm too far)."""
 
-_POINTS = tuple(sorted({name for span in SPANS for name in (*span.start, *span.end)}))
-_ROBUST_SD = 3.0  # beyond so many standard deviations a guess is not believed
+TRUNK = Span(("pelvis",), ("neck",), 0.5)
+"""The trunk, and its length instead of an error: in its units the span is the sine of the lean."""
+
+_ALL = (*SPANS, TRUNK)
+_POINTS = tuple(sorted({name for span in _ALL for name in (*span.start, *span.end)}))
+_ROBUST_SD = 6.0  # standard deviations beyond which a guess is hardly believed
+_UPRIGHT_ROLL = 0.5  # radians of roll in the picture at which the pull upright is down to a half
 
 
-def world_depth_slice(
+def depth_slice(
     body: BodyData, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> SlicedBody:
     """Return the body reduced to the joints that the spans need."""
@@ -73,41 +83,45 @@ def lines_of_sight(evidence: Evidence) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class WorldDepth:
-    """Differences of depth along spans of the body against a 3D guess: a ``fitting.energy.Term``.
+class DepthTerm:
+    """Differences of depth along spans of the body: a ``fitting.energy.StageTerm`` and ``Term``.
 
     Attributes:
-        sliced: Of :func:`world_depth_slice`.
-        matrix: (K, P) from depths of its points to spans, in standard deviations a metre.
-        target: (B, K) what the guess says, in standard deviations; 0 where it says nothing.
-        weights: (B, K), of the squares; 0 where the guess says nothing.
-        sight: (B, 3) unit vectors from the camera to the person: depth is counted along them,
-            since a detector looks at a crop and does not know where in the photo it was.
+        sliced: Of :func:`depth_slice`.
+        matrix: (K, P) from depths of its points to spans, in their units; the last is the trunk.
+        target: (B, K) what they should be; 0 where nothing is known.
+        weights: (B, K), of the squares, or of a stage's; 0 where nothing is known.
+        scale: (K,) of the Geman-McClure function.
+        direction: (B, P, 3) in which the depth of each point is counted. The guess is of a crop and
+            does not know where in the photo it was: along the line of sight. The trunk's: the
+            optical axis, level where the camera is.
     """
 
     sliced: SlicedBody
     matrix: Tensor
     target: Tensor
     weights: Tensor
-    sight: Tensor
+    scale: Tensor
+    direction: Tensor
 
-    name = "world"
+    name = "depth"
 
     @classmethod
     def of(
-        cls, sliced: SlicedBody, world: Tensor, confidence: Tensor, sight: Tensor
-    ) -> "WorldDepth":
-        """Gather the spans of a batch.
+        cls, sliced: SlicedBody, world: Tensor, confidence: Tensor, sight: Tensor, roll: Tensor
+    ) -> "DepthTerm":
+        """Gather what is known of a batch.
 
         Args:
-            sliced: Of :func:`world_depth_slice`.
+            sliced: Of :func:`depth_slice`.
             world: (B, 145, 3) ``fit`` points in metres, z away from the camera; NaN where unknown.
             confidence: (B, 145) 0-1 of the same points in the image.
             sight: (B, 3) unit vectors from the camera to the person.
+            roll: (B,) radians by which the trunk is turned in the picture, 0 is head up.
         """
         index = {name: i for i, name in enumerate(sliced.points)}
-        matrix = torch.zeros(len(SPANS), len(index), dtype=sight.dtype, device=sight.device)
-        for k, span in enumerate(SPANS):
+        matrix = sight.new_zeros(len(_ALL), len(index))
+        for k, span in enumerate(_ALL):
             for sign, names in ((-1, span.start), (1, span.end)):
                 for name in names:
                     matrix[k, index[name]] = sign / len(names) / span.sd_m
@@ -116,23 +130,30 @@ class WorldDepth:
         target = torch.nan_to_num(depth) @ matrix.mT
         # a span is as sure as the least sure of its points
         sure = torch.where(depth.isfinite(), confidence[:, rows], 0)
-        used = matrix != 0
-        sure = torch.where(used, sure[:, None], torch.inf).amin(2)
-        return cls(sliced, matrix, target, sure.square(), sight)
+        sure = torch.where(matrix != 0, sure[:, None], torch.inf).amin(2).square()
+        target[:, -1] = 0
+        sure[:, -1] = 1 / (1 + (roll / _UPRIGHT_ROLL) ** 4)
+        direction = sight[:, None].repeat(1, len(index), 1)
+        for name in (*TRUNK.start, *TRUNK.end):
+            direction[:, index[name]] = sight.new_tensor([0.0, 0.0, 1.0])
+        return cls(sliced, matrix, target, sure, sight.new_ones(len(_ALL)), direction)
 
-    def at_stage(self, stage: StageConfig) -> "WorldDepth | None":
-        """Return it with the stage's weight; None where the stage leaves it out."""
-        if not stage.w_world:
+    def at_stage(self, stage: StageConfig) -> "DepthTerm | None":
+        """Return it with the stage's weights; None where the stage leaves it out."""
+        if not (stage.w_world or stage.w_upright):
             return None
-        return replace(self, weights=stage.w_world * self.weights)
+        weights, scale = self.weights * stage.w_world, torch.full_like(self.scale, _ROBUST_SD)
+        weights[:, -1] = self.weights[:, -1] * stage.w_upright
+        scale[-1] = stage.upright_sine
+        return replace(self, weights=weights, scale=scale)
 
-    def take(self, index: Tensor) -> "WorldDepth":
+    def take(self, index: Tensor) -> "DepthTerm":
         """Return it for some of the persons."""
         return replace(
             self,
             target=self.target[index],
             weights=self.weights[index],
-            sight=self.sight[index],
+            direction=self.direction[index],
         )
 
     def add(
@@ -141,11 +162,11 @@ class WorldDepth:
         """Add to half the gradient and to J^T J; return the energy (B,)."""
         layout = energy.layout
         here = sliced_forward(self.sliced, layout.full_pose(x), layout.shape(x), layout.transl(x))
-        depth = (here.points @ self.sight[..., None])[..., 0]
+        depth = (here.points * self.direction).sum(2)
         residual = depth @ self.matrix.mT - self.target
         square = residual.square()
-        inlier = _ROBUST_SD**2 / (_ROBUST_SD**2 + square)
-        rows = self.sight[:, None, None].expand(-1, depth.shape[1], -1, -1)
+        inlier = self.scale**2 / (self.scale**2 + square)
+        rows = self.direction[:, :, None]
         pose, shape, transl = sliced_jacobian(self.sliced, here, rows, root_on_manifold=True)
         # no limb's joint knows hands or expression: the coarse part of the unknowns is enough
         size = layout.coarse_size
