@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def load_body(
     gender: Gender = "neutral",
     num_betas: int = 10,
     num_expression: int = 10,
+    hand: Literal["left", "right"] = "right",
 ) -> BodyData:
     """Load a body model.
 
@@ -48,6 +50,7 @@ def load_body(
         gender: Which gender.
         num_betas: Shape components to keep.
         num_expression: Expression components to keep; families without a face have none.
+        hand: Which of MANO's two files.
 
     Returns:
         The body.
@@ -64,7 +67,7 @@ def load_body(
     if str(source) == "open":
         arrays, sha256, name = _open_arrays(family, gender), "", f"the open {family} body"
     else:
-        path = find_model_file(source, family, gender)
+        path = find_model_file(source, family, gender, hand)
         arrays, sha256, name = _read(path), _file_sha256(path), str(path)
     body = body_from_arrays(
         arrays, family, gender, num_betas, num_expression, sha256=sha256, source=name
@@ -74,7 +77,9 @@ def load_body(
     return body
 
 
-def candidate_files(family: Family, gender: Gender) -> tuple[str, ...]:
+def candidate_files(
+    family: Family, gender: Gender, hand: Literal["left", "right"] = "right"
+) -> tuple[str, ...]:
     """Return the published file names of a model, in the order in which they are looked for."""
     upper, letter = gender.upper(), {"neutral": "neutral", "female": "f", "male": "m"}[gender]
     plain = (f"{family.upper()}_{upper}.npz", f"{family.upper()}_{upper}.pkl")
@@ -87,14 +92,19 @@ def candidate_files(family: Family, gender: Gender) -> tuple[str, ...]:
             f"basicModel_{letter}_lbs_10_207_0_v1.0.0.pkl",
         )
     if family == "mano":
-        return ("MANO_RIGHT.npz", "MANO_RIGHT.pkl")
+        return (f"MANO_{hand.upper()}.npz", f"MANO_{hand.upper()}.pkl")
     if family == "flame":
         other = {"neutral": "generic_model", "female": "female_model", "male": "male_model"}
         return (*plain, f"{other[gender]}.pkl")
     return plain
 
 
-def find_model_file(source: str | Path, family: Family, gender: Gender) -> Path:
+def find_model_file(
+    source: str | Path,
+    family: Family,
+    gender: Gender,
+    hand: Literal["left", "right"] = "right",
+) -> Path:
     """Return the model file that ``source`` leads to; see ``load_body``.
 
     A directory DIR is searched as DIR/<family>, DIR, DIR/models/<family>, DIR/models.
@@ -103,6 +113,7 @@ def find_model_file(source: str | Path, family: Family, gender: Gender) -> Path:
         source: A file, a directory or ``"licensed"``.
         family: Which family.
         gender: Which gender.
+        hand: Which of MANO's two files.
 
     Returns:
         An existing file.
@@ -130,7 +141,7 @@ def find_model_file(source: str | Path, family: Family, gender: Gender) -> Path:
             searched.append(root)
             continue
         for folder in (root / family, root, root / "models" / family, root / "models"):
-            for name in candidate_files(family, gender):
+            for name in candidate_files(family, gender, hand):
                 if (folder / name).is_file():
                     return folder / name
                 searched.append(folder / name)

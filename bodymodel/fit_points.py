@@ -25,7 +25,14 @@ from bodymodel.spec import (
     VERTEX_KEYPOINTS,
 )
 
-__all__ = ["PLACE_SETS", "FitPoints", "convention_mixes", "fit_points", "known_places", "mix_points"]
+__all__ = [
+    "PLACE_SETS",
+    "FitPoints",
+    "convention_mixes",
+    "fit_points",
+    "known_places",
+    "mix_points",
+]
 
 PLACE_SETS: dict[str, str] = {
     "openpose_body25": "openpose",
@@ -85,7 +92,9 @@ def convention_mixes(conventions: tuple[str, ...]) -> dict[str, dict[str, float]
                 f"unknown keypoint convention {convention!r}; known: {sorted(CONVENTIONS)}"
             )
         places = known_places().get(PLACE_SETS.get(convention, ""), {})
-        mixes |= {n: m for n, m in places.items() if n in CONVENTIONS[convention] and n not in taken}
+        mixes |= {
+            n: m for n, m in places.items() if n in CONVENTIONS[convention] and n not in taken
+        }
         taken.update(CONVENTIONS[convention])
     return mixes
 

@@ -150,6 +150,6 @@ def contour_row(neck_rotation: Tensor) -> Tensor:
     """
     r = neck_rotation.detach()
     sine, cosine = -r[..., 2, 0], torch.hypot(r[..., 0, 0], r[..., 1, 0])
-    degrees = torch.atan2(-sine, cosine) * (180 / math.pi)
+    degrees = torch.atan2(-sine, cosine).nan_to_num() * (180 / math.pi)
     yaw = degrees.round().clamp(-39, 39).to(torch.int64)
     return torch.where(yaw < 0, 39 - yaw, yaw)

@@ -25,7 +25,12 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.fit_points import FitPoints, fit_points
 from bodymodel.keypoints import FIT_KEYPOINTS
-from bodymodel.rotations import left_jacobian, rotvec_to_rotmat, skew
+from bodymodel.rotations import (
+    left_jacobian,
+    rotmat_and_left_jacobian,
+    rotvec_to_rotmat,
+    skew,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +43,18 @@ class SlicedBody:
         points: Names of the P points.
         joint_ids: (A,) joints of the model, in the order used here.
         parents: (A,) parent of each, as a position in ``joint_ids``; the root's is 0.
-        levels: First and last position of each depth of the tree.
-        joints_rest: (A, 3) metres. joints_dirs: (S, A * 3), metres per unit of shape.
+        jumps: For the distances 1, 2, 4... up the tree: the first joint that has an ancestor so far
+            up (all after it have), and those ancestors.
+        paths: (A, A - 1) 1 where a joint other than the root is on the way to a joint, itself
+            included.
+        bones_rest: (A, 3) metres from the parent's place, the root's from the origin. bones_dirs:
+            (S, A * 3), metres per unit of shape.
         pair_point: (N,), pair_bone: (N,), pair_mass: (N,).
+        point_sum: (P, N) 1 where a pair is of a point.
         pair_rest: (N, 3), pair_dirs: (S, N * 3): the moments Y and how shape changes them.
-        correctives: (A * 9, N * 3): how R - I of each joint changes the moments.
+        corrected_pairs, correcting_joints: (Nc,), (Jc,) the pairs and joints that any pose
+            corrective concerns.
+        correctives: (Jc * 9, Nc * 3): how R - I of those joints changes the moments of those pairs.
         block_pair, block_joint, block: (M,), (M,), (M, 3, 9): the same matrix, its non-zero
             blocks only.
         lever_point, lever_joint: (L,): the joints that move each point.
@@ -55,14 +67,18 @@ class SlicedBody:
     points: tuple[str, ...]
     joint_ids: Tensor
     parents: Tensor
-    levels: tuple[tuple[int, int], ...]
-    joints_rest: Tensor
-    joints_dirs: Tensor
+    jumps: tuple[tuple[int, Tensor], ...]
+    paths: Tensor
+    bones_rest: Tensor
+    bones_dirs: Tensor
     pair_point: Tensor
     pair_bone: Tensor
     pair_mass: Tensor
+    point_sum: Tensor
     pair_rest: Tensor
     pair_dirs: Tensor
+    corrected_pairs: Tensor
+    correcting_joints: Tensor
     correctives: Tensor
     block_pair: Tensor
     block_joint: Tensor
@@ -78,7 +94,7 @@ class SlicedBody:
     @property
     def num_shape(self) -> int:
         """S, the number of shape and expression components."""
-        return self.joints_dirs.shape[0]
+        return self.bones_dirs.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +104,8 @@ class SlicedState:
     Attributes:
         points: (B, P, 3) metres, ``transl`` included.
         rotations: (B, A, 3, 3) world rotations, joints: (B, A, 3) places without ``transl``.
-        local: (B, A, 3, 3) rotations relative to the parent, rotvecs: (B, A, 3).
+        local: (B, A, 3, 3) rotations relative to the parent.
+        tangents: (B, A, 3, 3) left Jacobians of the axis-angles.
         moved: (B, N, 3), R_k Y_k + m_k o_k of each pair.
     """
 
@@ -96,7 +113,7 @@ class SlicedState:
     rotations: Tensor
     joints: Tensor
     local: Tensor
-    rotvecs: Tensor
+    tangents: Tensor
     moved: Tensor
 
 
@@ -179,11 +196,18 @@ def slice_body(
     order = sorted(np.flatnonzero(active), key=lambda j: (depth[j], j))
     position = {j: a for a, j in enumerate(order)}
     parents = [max(0, position.get(body.parents[j], 0)) if j else 0 for j in order]
-    starts = [a for a, j in enumerate(order) if a == 0 or depth[j] != depth[order[a - 1]]]
-    levels = tuple(zip(starts, [*starts[1:], len(order)], strict=True))
 
     def path(j: int) -> list[int]:
         return [j] if j == 0 else [j, *path(body.parents[j])]
+
+    jumps = []
+    for distance in (2**k for k in range(8)):
+        far = [a for a, j in enumerate(order) if depth[j] >= distance]
+        if far:  # deeper joints come later, so these are all from the first on
+            jumps.append((far[0], [position[path(order[a])[distance]] for a in far]))
+    on_path = np.zeros((len(order), len(order)))
+    for a, j in enumerate(order):
+        on_path[a, [position[k] for k in path(j)]] = 1
 
     below: dict[tuple[int, int], list[int]] = {}
     for n, (p, k) in enumerate(zip(pair_point, pair_bone, strict=True)):
@@ -207,23 +231,31 @@ def slice_body(
         return torch.as_tensor(np.asarray(x, dtype=np.int64), device=device)
 
     rest, shape = np.stack(rest), np.stack(shape)
-    active_corrective = corrective[:, order]  # (N, A, 3, 9)
+    corrected_pairs = np.flatnonzero(is_block.any(1))
+    correcting = [a for a, j in enumerate(order) if is_block[:, j].any()]
+    grid = corrective[corrected_pairs][:, [order[a] for a in correcting]]  # (Nc, Jc, 3, 9)
+    grid = grid.transpose(1, 3, 0, 2).reshape(len(correcting) * 9, len(corrected_pairs) * 3)
+    bones_rest, bones_dirs = joints_rest[order], joints_dirs[order]
+    bones_rest[1:] -= joints_rest[order][parents[1:]]
+    bones_dirs[1:] -= joints_dirs[order][parents[1:]]
     num_shape = shape.shape[-1]
     return SlicedBody(
         points=tuple(points),
         joint_ids=whole(order),
         parents=whole(parents),
-        levels=levels,
-        joints_rest=real(joints_rest[order]),
-        joints_dirs=real(np.moveaxis(joints_dirs[order], -1, 0).reshape(num_shape, -1)),
+        jumps=tuple((first, whole(ancestors)) for first, ancestors in jumps),
+        paths=real(on_path[:, 1:]),
+        bones_rest=real(bones_rest),
+        bones_dirs=real(np.moveaxis(bones_dirs, -1, 0).reshape(num_shape, -1)),
         pair_point=whole(pair_point),
         pair_bone=whole([position[k] for k in pair_bone]),
         pair_mass=real(mass),
+        point_sum=real(np.arange(len(rows))[:, None] == np.array(pair_point)),
         pair_rest=real(rest),
         pair_dirs=real(np.moveaxis(shape, -1, 0).reshape(num_shape, -1)),
-        correctives=real(
-            active_corrective.transpose(1, 3, 0, 2).reshape(len(order) * 9, len(mass) * 3)
-        ),
+        corrected_pairs=whole(corrected_pairs),
+        correcting_joints=whole(correcting),
+        correctives=real(grid),
         block_pair=whole(block_pair),
         block_joint=whole([position[j] for j in block_joint_id]),
         block=real(corrective[block_pair, block_joint_id]),
@@ -255,27 +287,30 @@ def sliced_forward(
     """
     batch = full_pose.shape[0]
     rotvecs = full_pose[:, sliced.joint_ids]
-    local = rotvec_to_rotmat(rotvecs)
-    rest = sliced.joints_rest + (shape @ sliced.joints_dirs).view(batch, -1, 3)
-    bones = rest - rest[:, sliced.parents]
-    rotations, joints = [local[:, :1]], [rest[:, :1]]
-    for first, last in sliced.levels[1:]:
-        parent = sliced.parents[first:last]
-        above = torch.cat(rotations, 1)[:, parent]
-        places = torch.cat(joints, 1)[:, parent]
-        rotations.append(above @ local[:, first:last])
-        joints.append(places + (above @ bones[:, first:last, :, None])[..., 0])
-    rotation, joint = torch.cat(rotations, 1), torch.cat(joints, 1)
+    if rotvecs.requires_grad:
+        local, tangents = rotvec_to_rotmat(rotvecs), left_jacobian(rotvecs)
+    else:
+        local, tangents = rotmat_and_left_jacobian(rotvecs)
+    # Each round multiplies what two neighbouring stretches of a chain have come to, so that the
+    # number of rounds is the logarithm of the tree's depth.
+    rotation = local
+    for first, ancestors in sliced.jumps:
+        longer = rotation[:, ancestors] @ rotation[:, first:]
+        rotation = torch.cat([rotation[:, :first], longer], 1)
+    bones = sliced.bones_rest + (shape @ sliced.bones_dirs).view(batch, -1, 3)
+    turned = (rotation[:, sliced.parents[1:]] @ bones[:, 1:, :, None])[..., 0]
+    joint = bones[:, :1] + torch.bmm(sliced.paths.expand(batch, -1, -1), turned)
 
-    eye = torch.eye(3, dtype=local.dtype, device=local.device)
-    feature = (local - eye).reshape(batch, -1)
-    moment = shape @ sliced.pair_dirs + feature @ sliced.correctives
-    moment = sliced.pair_rest + moment.view(batch, -1, 3)
+    moment = sliced.pair_rest + (shape @ sliced.pair_dirs).view(batch, -1, 3)
+    if len(sliced.corrected_pairs):
+        eye = torch.eye(3, dtype=local.dtype, device=local.device)
+        feature = (local[:, sliced.correcting_joints] - eye).reshape(batch, -1)
+        change = (feature @ sliced.correctives).view(batch, -1, 3)
+        moment = moment.index_add(1, sliced.corrected_pairs, change)
     moved = (rotation[:, sliced.pair_bone] @ moment[..., None])[..., 0]
     moved = moved + sliced.pair_mass[:, None] * joint[:, sliced.pair_bone]
-    points = transl[:, None].expand(-1, len(sliced.points), -1)
-    points = points.index_add(1, sliced.pair_point, moved)
-    return SlicedState(points, rotation, joint, local, rotvecs, moved)
+    points = transl[:, None] + torch.bmm(sliced.point_sum.expand(batch, -1, -1), moved)
+    return SlicedState(points, rotation, joint, local, tangents, moved)
 
 
 def sliced_jacobian(
@@ -302,7 +337,7 @@ def sliced_jacobian(
     num_active = joints.shape[1]
 
     # increments of axis-angle -> world rotation, per joint
-    tangent = left_jacobian(state.rotvecs)
+    tangent = state.tangents
     to_world = rotations[:, sliced.parents] @ tangent
     to_world[:, 0] = (
         torch.eye(3, dtype=rows.dtype, device=rows.device) if root_on_manifold else tangent[:, 0]
@@ -333,14 +368,10 @@ def sliced_jacobian(
 
     # shape: moments turn with their bones, and the joints move down the tree
     num_shape = sliced.num_shape
-    dirs = sliced.joints_dirs.view(num_shape, num_active, 3).permute(1, 2, 0)  # (A, 3, S)
-    bone_dirs = dirs - dirs[sliced.parents]
-    placed = [dirs[:1].expand(batch, -1, -1, -1)]
-    for first, last in sliced.levels[1:]:
-        parent = sliced.parents[first:last]
-        above = torch.cat(placed, 1)[:, parent]
-        placed.append(above + rotations[:, parent] @ bone_dirs[first:last])
-    joint_dirs = torch.cat(placed, 1)
+    bone_dirs = sliced.bones_dirs.view(num_shape, num_active, 3).permute(1, 2, 0)  # (A, 3, S)
+    turned_dirs = (rotations[:, sliced.parents[1:]] @ bone_dirs[1:]).flatten(2)
+    joint_dirs = torch.bmm(sliced.paths.expand(batch, -1, -1), turned_dirs)
+    joint_dirs = bone_dirs[:1] + joint_dirs.view(batch, num_active, 3, num_shape)
     pair_dirs = sliced.pair_dirs.view(num_shape, -1, 3).permute(1, 2, 0)  # (N, 3, S)
     moved_dirs = rotations[:, sliced.pair_bone] @ pair_dirs
     moved_dirs = moved_dirs + sliced.pair_mass[:, None, None] * joint_dirs[:, sliced.pair_bone]

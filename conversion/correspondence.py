@@ -1,26 +1,20 @@
-"""Which point of one body's surface each vertex of another is: built, saved, read. Torch-free.
+"""Which point of one body's surface each vertex of another is. Torch-free.
 
 After Choutas et al. 2020 (ExPose), supplement, section 3: register the source's template to the
 target's, and keep for every target vertex the nearest triangle of the source, its barycentric
 coordinates and whether that point is truly the same (equation 3 and the mask m).
 """
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from bodymodel.body import BodyData
-from bodymodel.pickles import load_model_pickle
+from bodymodel.spec import FACE_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
+from conversion.lift import Lift, vertex_areas
 
-__all__ = [
-    "Correspondence",
-    "build_correspondence",
-    "load_correspondence",
-    "load_official",
-    "save_correspondence",
-]
+__all__ = ["Correspondence", "build_correspondence", "part_vertices", "side_of"]
 
 _FAR_SHARE = 0.004  # of the template's extent: 7 mm on an adult; beyond, it is another surface
 _FACING = 0.5  # least cosine of the normals: within 60 degrees
@@ -36,8 +30,8 @@ class Correspondence:
         weights: (Vt, 3) float64 barycentric coordinates; rows sum to 1.
         valid: (Vt,) bool; False where the source has no such point (eyes, inner mouth).
         num_source: Vs, vertices of the source.
-        offsets: (Vt,) float64 shares of the square root of the triangle's area by which the point
-            stands off along the normal; zero for equation 3 as published.
+        lift: Where both are samplings of one surface, how points beside the source's triangles
+            move with it; None for equation 3 as published.
         source: Whose, for messages: a body's name or a file.
         target: Likewise.
     """
@@ -46,7 +40,7 @@ class Correspondence:
     weights: np.ndarray
     valid: np.ndarray
     num_source: int
-    offsets: np.ndarray
+    lift: Lift | None = None
     source: str = ""
     target: str = ""
 
@@ -56,7 +50,6 @@ class Correspondence:
             ("corners", (count, 3)),
             ("weights", (count, 3)),
             ("valid", (count,)),
-            ("offsets", (count,)),
         ):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} must be {shape}, got {getattr(self, name).shape}")
@@ -66,9 +59,7 @@ class Correspondence:
                 f"{self.corners.min()}..{self.corners.max()}"
             )
         off = np.abs(self.weights[self.valid].sum(1) - 1)
-        if not np.isfinite([*self.weights.T, self.offsets]).all() or (
-            off.size and off.max() > 1e-3
-        ):
+        if not np.isfinite(self.weights).all() or (off.size and off.max() > 1e-3):
             raise ValueError("barycentric weights must be finite and sum to 1 at valid vertices")
 
     @property
@@ -84,13 +75,10 @@ class Correspondence:
         """Sample meshes (equation 3): (..., Vs, 3) -> (..., Vt, 3), in any unit."""
         if vertices.shape[-2:] != (self.num_source, 3):
             raise ValueError(f"vertices must be (..., {self.num_source}, 3), got {vertices.shape}")
-        a, b, c = (vertices[..., self.corners[:, k], :] for k in range(3))
-        points = sum(x * self.weights[:, k, None] for k, x in enumerate((a, b, c)))
-        if not self.offsets.any():
-            return points
-        normal = np.cross(b - a, c - a)  # its length is twice the area
-        size = np.sqrt(np.linalg.norm(normal, axis=-1, keepdims=True))
-        return points + normal * (self.offsets[:, None] / np.maximum(size, 1e-12))
+        if self.lift is not None:
+            return self.lift.apply(vertices)
+        corners = (vertices[..., self.corners[:, k], :] for k in range(3))
+        return sum(x * self.weights[:, k, None] for k, x in enumerate(corners))
 
 
 def build_correspondence(
@@ -101,15 +89,17 @@ def build_correspondence(
     Bodies of one topology correspond vertex by vertex. For others the templates are laid over each
     other by a similarity (joints first, then nearest points), which is right for bodies whose
     templates stand alike; for the licensed SMPL and SMPL-X the published setup file, which was
-    registered by hand, is better: see :func:`load_official`.
+    registered by hand, is better: see
+    :mod:`conversion.correspondence_files`.
 
     Args:
         source: The body that there are parameters or meshes of.
         target: The body that parameters are wanted of.
         one_surface: Whether both templates sample one and the same surface, so that a vertex off
             the nearest triangle is the triangle's fault (it cuts across a curve), and is to stand
-            off from it on posed meshes too. By default only the open bodies are so. For others
-            what separates the templates is their own, and equation 3 is taken as published.
+            off from it on posed meshes too (:mod:`conversion.lift`). By default only the open
+            bodies are so. For others what separates the templates is their own, and equation 3 is
+            taken as published.
     """
     same = source.faces.shape == target.faces.shape and (source.faces == target.faces).all()
     if same and len(source.v_template) == len(target.v_template):
@@ -117,51 +107,79 @@ def build_correspondence(
         corners = np.repeat(np.arange(count)[:, None], 3, 1)
         weights = np.tile([1.0, 0.0, 0.0], (count, 1))
         valid = np.ones(count, bool)
-        return Correspondence(
-            corners, weights, valid, count, np.zeros(count), source.name, target.name
-        )
+        return Correspondence(corners, weights, valid, count, None, source.name, target.name)
 
     goal = target.v_template.astype(np.float64)
-    laid = _register(source, target)
+    mine = part_vertices(source, target)
+    laid = _register(source, target, mine)
     triangle, weights, near = _nearest(laid, source.faces, goal)
     distance = np.linalg.norm(near - goal, axis=1)
     across = _face_normals(laid, source.faces)[triangle]
     facing = (across * _normals(goal, target.faces)).sum(1)
     extent = np.ptp(goal, axis=0).max()
-    valid = (distance < _FAR_SHARE * extent) & (facing > _FACING)
+    valid = mine & (distance < _FAR_SHARE * extent) & (facing > _FACING)
     for joint in (target.joints.index(name) for name in _EYES if name in target.joints):
+        if source.family == "flame":  # it has the same eyes
+            break
         valid &= target.weights[:, joint] < 0.5
     valid = _without_specks(valid, target.faces)
     corners = source.faces[triangle].astype(np.int64)
-    offsets = np.zeros(len(goal))
+    lift = None
     if one_surface or (one_surface is None and source.is_open and target.is_open):
-        a, b, c = (laid[corners[:, k]] for k in range(3))
-        size = np.sqrt(np.linalg.norm(np.cross(b - a, c - a), axis=1))
-        offsets = np.where(valid, ((goal - near) * across).sum(1) / np.maximum(size, 1e-12), 0)
-    return Correspondence(corners, weights, valid, len(laid), offsets, source.name, target.name)
+        lift = Lift(laid, source.faces.astype(np.int64), goal, corners, weights, valid)
+    return Correspondence(corners, weights, valid, len(laid), lift, source.name, target.name)
 
 
-def _register(source: BodyData, target: BodyData) -> np.ndarray:
+def part_vertices(source: BodyData, target: BodyData) -> np.ndarray:
+    """Return (V,) bool: the target's vertices that the source's part of the body has."""
+    names: tuple[str, ...] = target.joints
+    if source.family == "mano":
+        hand = side_of(source)
+        fingers = LEFT_HAND_JOINTS if hand == "left" else RIGHT_HAND_JOINTS
+        names = (f"{hand}_wrist", *fingers)
+    elif source.family == "flame":
+        names = ("head", *FACE_JOINTS)
+    ids = [target.joints.index(name) for name in names if name in target.joints]
+    return target.weights[:, ids].sum(1) > 0.5
+
+
+def side_of(mano: BodyData) -> Literal["left", "right"]:
+    """Return which hand a MANO body is."""
+    return "left" if np.any(mano.hand_components[0]) or np.any(mano.hand_means[0]) else "right"
+
+
+def _joint_names(source: BodyData) -> list[str]:
+    """The source's joints by the names that they have in a body."""
+    if source.family == "mano":
+        return [f"{side_of(source)}_{name}" for name in source.joints]
+    if source.family == "flame":
+        return ["neck", "head", *source.joints[2:]]
+    return list(source.joints)
+
+
+def _register(source: BodyData, target: BodyData, mine: np.ndarray) -> np.ndarray:
     """Return the source's template, (Vs, 3) float64, laid over the target's."""
-    shared = [name for name in source.joints if name in target.joints]
+    names = _joint_names(source)
+    shared = [name for name in names if name in target.joints]
     if len(shared) < 4:
         raise ValueError(
             f"{source.family} and {target.family} share {len(shared)} joints; at least four are "
             "needed to lay one over the other. Give a correspondence file"
         )
     points = source.v_template.astype(np.float64)
-    goal = target.v_template.astype(np.float64)
+    goal = target.v_template[mine].astype(np.float64)
+    facing_of = _normals(target.v_template.astype(np.float64), target.faces)[mine]
     pair = [
-        body.joint_regressor[[body.joints.index(name) for name in shared]].astype(np.float64)
+        body.joint_regressor[[known.index(name) for name in shared]].astype(np.float64)
         @ body.v_template.astype(np.float64)
-        for body in (source, target)
+        for body, known in ((source, names), (target, list(target.joints)))
     ]
     points = _similar(points, *pair)
     last = np.inf
     for _ in range(20):
         triangle, _, near = _nearest(points, source.faces, goal)
         distance = np.linalg.norm(near - goal, axis=1)
-        facing = _face_normals(points, source.faces)[triangle] * _normals(goal, target.faces)
+        facing = _face_normals(points, source.faces)[triangle] * facing_of
         good = (facing.sum(1) > _FACING) & (distance <= np.quantile(distance, 0.8))
         if distance[good].mean() > 0.999 * last:
             break
@@ -231,10 +249,7 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    total = np.zeros_like(vertices)
-    for k in range(3):
-        np.add.at(total, faces[:, k], np.cross(b - a, c - a))
+    total = vertex_areas(vertices, faces)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
 
 
@@ -248,109 +263,3 @@ def _without_specks(valid: np.ndarray, faces: np.ndarray, least: int = 30) -> np
     graph = sparse.coo_matrix((np.ones(len(edges)), edges.T), (len(valid),) * 2)
     _, label = connected_components(graph, directed=False)
     return valid & (np.bincount(label)[label] >= min(least, len(valid) // 10))
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def save_correspondence(path: Path, correspondence: Correspondence) -> None:
-    """Write a correspondence as npz, whole or not at all."""
-    c = correspondence
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        corners=c.corners.astype(np.int32), weights=c.weights, valid=c.valid,
-        num_source=c.num_source, offsets=c.offsets, source=c.source, target=c.target,
-    )  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
-
-
-def load_correspondence(path: Path, mask: Path | None = None) -> Correspondence:
-    """Read a correspondence: our npz, or a published ``*_deftrafo_setup.pkl``.
-
-    Args:
-        path: The file.
-        mask: For a published file, its mask of valid target vertices (npy, npz or pkl).
-
-    Raises:
-        ValueError: If it is damaged or something else.
-    """
-    if path.suffix == ".pkl":
-        return load_official(path, mask)
-    try:
-        # numpy leaves a damaged file open that it opened itself
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        return Correspondence(
-            corners=arrays["corners"].astype(np.int64),
-            weights=arrays["weights"].astype(np.float64),
-            valid=arrays["valid"].astype(bool),
-            num_source=int(arrays["num_source"]),
-            offsets=arrays["offsets"].astype(np.float64),
-            source=str(arrays["source"]),
-            target=str(arrays["target"]),
-        )
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} cannot be read as a correspondence: {error}") from error
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise ValueError(
-            f"{path} cannot be read as a correspondence ({type(error).__name__}: {error}); it "
-            "must be one of this project's npz files or a published *_deftrafo_setup.pkl"
-        ) from error
-
-
-def load_official(path: Path, mask: Path | None = None) -> Correspondence:
-    """Read a published ``smpl2smplx_deftrafo_setup.pkl`` and the like.
-
-    Its matrix ``mtx`` is (Vt, 2 Vs): barycentric coordinates, then weights of normals, which the
-    published tool leaves out as well. Nothing in the file is executed.
-
-    Args:
-        path: The file.
-        mask: The mask of valid target vertices that goes with it: npy, npz or pkl; boolean, or the
-            ids of the valid ones. Without it all vertices that have weights are valid.
-
-    Raises:
-        ValueError: If the file holds no such matrix.
-    """
-    content = load_model_pickle(path)
-    matrix = content.get("mtx", content.get("matrix"))
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.shape[1] % 2:
-        raise ValueError(f"{path} has no matrix 'mtx' of (target, 2 x source) vertices")
-    num_source = matrix.shape[1] // 2
-    matrix = np.asarray(matrix[:, :num_source], np.float64)
-    corners = np.sort(np.argpartition(-np.abs(matrix), 3, axis=1)[:, :3], 1)
-    weights = np.take_along_axis(matrix, corners, 1)
-    rest = np.abs(matrix).sum(1) - np.abs(weights).sum(1)
-    if rest.max() > 1e-3:
-        raise ValueError(f"{path}: a row of 'mtx' has more than three weights; not barycentric")
-    total = weights.sum(1)
-    valid = np.abs(total - 1) < 1e-2
-    weights[valid] /= total[valid, None]
-    if mask is not None:
-        valid &= _read_mask(mask, len(valid))
-    return Correspondence(
-        corners.astype(np.int64), weights, valid, num_source, np.zeros(len(valid)), str(path), ""
-    )
-
-
-def _read_mask(path: Path, count: int) -> np.ndarray:
-    if path.suffix == ".pkl":
-        content = load_model_pickle(path)
-    else:
-        loaded = np.load(path, allow_pickle=False)
-        content = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"": loaded}
-    arrays = [a for a in content.values() if isinstance(a, np.ndarray) and a.ndim == 1]
-    for array in arrays:
-        if array.shape == (count,) and set(np.unique(array)) <= {0, 1}:
-            return array.astype(bool)
-    for array in arrays:
-        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < count:
-            mask = np.zeros(count, bool)
-            mask[array] = True
-            return mask
-    raise ValueError(f"{path} holds no mask of {count} vertices, as booleans or as ids")

@@ -7,11 +7,13 @@ import numpy as np
 from bodymodel.body import BodyData
 from bodymodel.spec import FACE_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS, Family
 
-__all__ = ["Knowable", "knowable"]
+__all__ = ["Knowable", "hand_of", "joint_map", "knowable"]
 
 _FINGERS = frozenset((*LEFT_HAND_JOINTS, *RIGHT_HAND_JOINTS))
 _PALMS = ("left_hand", "right_hand")  # SMPL's stand-in for all fingers
 _HAS_FINGERS: tuple[Family, ...] = ("smplx", "smplh")
+_PART_BETAS_WEIGHT = 0.3  # a hand or a head says little of a body's shape, and must not invent it
+_NECK_WEIGHT = 1.0  # mm^2 / rad^2: FLAME has one joint where SMPL-X has neck and head
 _FINGERLESS_MASS = 0.003  # of a bent finger where the target's fingers are all one piece
 
 
@@ -58,6 +60,8 @@ def knowable(
         expression_weight: Likewise.
         fingers_weight: mm^2 per rad^2, of fingers that the source does not have.
     """
+    if source.family in ("mano", "flame"):
+        return _of_a_part(source, target, valid, betas_weight, expression_weight)
     has_fingers = source.family in _HAS_FINGERS
     has_face = source.family == "smplx"
     joints = np.ones(len(target.joints), bool)
@@ -87,3 +91,59 @@ def knowable(
         in_palm = target.weights[:, palms].max(1) > 0.5
         masses[in_palm] *= _FINGERLESS_MASS
     return Knowable(joints, hold, shape, shape_hold, masses)
+
+
+def hand_of(target: BodyData, valid: np.ndarray) -> str:
+    """Return which of the target's hands valid vertices are of, left or right."""
+    count = {
+        side: target.weights[valid][:, [target.joints.index(name) for name in names]].sum()
+        for side, names in (("left", LEFT_HAND_JOINTS), ("right", RIGHT_HAND_JOINTS))
+    }
+    return max(count, key=count.get)
+
+
+def joint_map(source: BodyData, target: BodyData, hand: str = "right") -> dict[int, int]:
+    """Return the target's joint for each joint of the source that both have, by name.
+
+    The roots of MANO and FLAME, a wrist and the base of a neck, are left out: they say where the
+    part is in the world. FLAME's neck carries jaw and eyes, as SMPL-X's head does.
+
+    Args:
+        source: The body that there are parameters of.
+        target: The body that parameters are wanted of.
+        hand: Which hand MANO's is.
+    """
+    names = list(source.joints)
+    if source.family == "mano":
+        names = ["", *(f"{hand}_{name}" for name in names[1:])]
+    elif source.family == "flame":
+        names = ["", "head", *names[2:]]
+    return {k: target.joints.index(name) for k, name in enumerate(names) if name in target.joints}
+
+
+def _of_a_part(
+    source: BodyData,
+    target: BodyData,
+    valid: np.ndarray,
+    betas_weight: float,
+    expression_weight: float,
+) -> Knowable:
+    """A hand or a head alone: its own joints, and the root, which carries all to its place."""
+    joints = np.zeros(len(target.joints), bool)
+    hold = np.zeros(len(target.joints))
+    joints[0] = True
+    joints[list(joint_map(source, target, hand_of(target, valid)).values())] = True
+    if source.family == "flame":
+        neck = target.joints.index("neck")
+        joints[neck], hold[neck] = True, _NECK_WEIGHT
+    moves = (target.weights[valid] > 0.01).any(0)
+    joints[1:] &= moves[1:]
+    face = np.full(target.num_expression, source.family == "flame")
+    shape = np.concatenate([np.ones(target.num_betas, bool), face])
+    shape_hold = np.concatenate(
+        [
+            np.full(target.num_betas, max(betas_weight, _PART_BETAS_WEIGHT)),
+            np.full(target.num_expression, expression_weight),
+        ]
+    )
+    return Knowable(joints, hold, shape, shape_hold, valid.astype(np.float64))

@@ -188,7 +188,7 @@ def _run(config: RunConfig) -> int:
 def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: tuple) -> "Job":
     import dataclasses
 
-    from conversion.correspondence import load_correspondence
+    from conversion.correspondence_files import load_correspondence
     from conversion.job import Job
     from conversion.output import PartStore
     from conversion.transfer import TransferOptions

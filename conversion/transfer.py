@@ -26,10 +26,12 @@ from conversion.align import closed_form_start, rest_state, solve_linear
 from conversion.correspondence import Correspondence, build_correspondence
 from conversion.inputs import check_meshes
 from conversion.knowable import knowable
+from conversion.known import Known, TakeOver, known_betas
 from conversion.result import TransferResult, failed_result
+from conversion.sampler import Sampler
 from conversion.sampling import sample_edges, sample_vertices
 from conversion.solver import Edges, Hold, Outcome, Points, TrustRegion, curvature, minimize, polish
-from conversion.surface import State, Surface, Unknowns
+from conversion.surface import Group, State, Surface, Unknowns
 
 __all__ = ["Transfer", "TransferOptions", "TransferResult"]
 
@@ -48,6 +50,9 @@ class TransferOptions:
         iterations: Most steps of the solver.
         polish_iterations: Most steps on all vertices.
         far_mm: A result this far from its mesh on average is no conversion.
+        part_pose: Of MANO's and FLAME's parameters: ``given`` takes over what SMPL-X shares with
+            them (fingers, head, jaw, eyes, expression) and finds the place, the root's turn and
+            the shape; ``solved`` finds all from the mesh.
     """
 
     start: Literal["closed_form", "zeros"] = "closed_form"
@@ -58,6 +63,7 @@ class TransferOptions:
     iterations: int = 30
     polish_iterations: int = 10
     far_mm: float = 30.0
+    part_pose: Literal["given", "solved"] = "given"
 
 
 class Transfer:
@@ -107,7 +113,7 @@ class Transfer:
         sample = sample_vertices(target, masses, o.num_samples)
         self.full = Surface(target, None, dtype, device)
         self.sampled = Surface(target, sample.ids, dtype, device)
-        self.groups = self.sampled.groups(self.unknowns)
+        self._groups: dict[bytes, list[Group]] = {}
         self._ids = self._whole(sample.ids)
         self._masses, self._sample_masses = self._real(masses), self._real(sample.masses)
         joints = len(target.parents)
@@ -118,9 +124,10 @@ class Transfer:
         )
         self._sample, self._vertex_masses = sample, masses
         self._model = BodyModel(source, dtype).to(self.device)
-        self._corners = self._whole(match.corners.T)
-        self._weights = self._real(match.weights.T)
-        self._offsets = self._real(match.offsets)
+        self._take_over = None
+        if source.family in ("mano", "flame") and o.part_pose == "given":
+            self._take_over = TakeOver(source, target, match)
+        self._sampler = Sampler(match, dtype, self.device)
         self._valid = self._whole(np.flatnonzero(match.valid))
         names = [
             name if name in ("left_hand", "right_hand") else keypoint_part(name)
@@ -157,7 +164,11 @@ class Transfer:
         given = [np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in given]
         vertices = self.pose_source(*given)
         reasons = ["" if ok else "the parameters are not finite" for ok in finite]
-        return self._convert(vertices, np.where(finite[:, None], transl, 0), reasons, shared_betas)
+        place = np.where(finite[:, None], transl, 0)
+        known = None
+        if self._take_over is not None:
+            known = self._take_over(self.full, *given[::2])
+        return self._convert(vertices, place, reasons, shared_betas, known)
 
     def convert_vertices(
         self, vertices: np.ndarray, shared_betas: np.ndarray | None = None
@@ -195,7 +206,7 @@ class Transfer:
             if not len(good):
                 continue
             with torch.no_grad():
-                goal = self._sampled_source(self._real(vertices[good]))
+                goal = self._sampler(self._real(vertices[good]))
                 few = Points(goal[..., self._ids], self._sample_masses)
                 outcome, matrix = self._solve(few, goal, self.unknowns, None)
             matrix = matrix.double()
@@ -231,20 +242,21 @@ class Transfer:
         place: np.ndarray,
         reasons: Sequence[str],
         shared_betas: np.ndarray | None,
+        known: Known | None = None,
     ) -> TransferResult:
         """Convert meshes; ``place`` (B, 3) float64 was taken off them and is put back."""
         good = np.flatnonzero([not reason for reason in reasons])
         if not len(good):
             return failed_result(self.target, reasons)
-        unknowns, fixed = self.unknowns, None
+        if known is not None:
+            known = known.take(self._whole(good))
         if shared_betas is not None:
-            shape = unknowns.shape.copy()
-            shape[: self.target.num_betas] = False
-            unknowns, fixed = Unknowns(unknowns.joints, shape), self._real(shared_betas)
-        goal = self._sampled_source(vertices[self._whole(good)])
+            known = known_betas(self.full, len(good), shared_betas, known)
+        unknowns = self.unknowns if known is None else known.without(self.unknowns)
+        goal = self._sampler(vertices[self._whole(good)])
         points = Points(goal, self._masses)
         few = Points(goal[..., self._ids], self._sample_masses)
-        outcome, matrix = self._solve(few, goal, unknowns, fixed)
+        outcome, matrix = self._solve(few, goal, unknowns, known)
         settings = TrustRegion(rtol=1e-4, atol=1e-5, max_iterations=self.options.polish_iterations)
         end, placed = polish(
             self.full, points, self.hold, outcome.state, unknowns, matrix, settings
@@ -252,20 +264,22 @@ class Transfer:
         return self._result(end, outcome, goal, placed, place, reasons, good)
 
     def _solve(
-        self, points: Points, goal: Tensor, unknowns: Unknowns, betas: Tensor | None
+        self, points: Points, goal: Tensor, unknowns: Unknowns, known: Known | None
     ) -> tuple[Outcome, Tensor]:
         """Return where the solver ends on the sampled vertices, and the matrix there."""
         o, surface, hold = self.options, self.sampled, self.hold
-        same = unknowns is self.unknowns
-        groups = self.groups if same else surface.groups(unknowns)
+        key = unknowns.joints.tobytes() + unknowns.shape.tobytes()
+        if key not in self._groups:
+            self._groups[key] = surface.groups(unknowns)
+        groups = self._groups[key]
         settings = TrustRegion(max_iterations=o.iterations)
         if o.start == "zeros":
-            state = rest_state(surface, hold, points.target, points.masses)
-            state = self._edge_stage(_with_betas(state, betas), goal, unknowns)
+            state = rest_state(surface, hold, points.target, points.masses, known)
+            state = self._edge_stage(state, goal, unknowns)
             still = Unknowns(unknowns.joints & False, unknowns.shape & False)
             state = solve_linear(surface, points, hold, state, still)
         else:
-            state = closed_form_start(surface, points, hold, unknowns, betas)
+            state = closed_form_start(surface, points, hold, unknowns, known)
         end = minimize(surface, groups, points, hold, state, unknowns, settings)
         posed = surface.pose(end.state)
         return end, curvature(surface, groups, points, hold, end.state, posed, unknowns)
@@ -293,19 +307,6 @@ class Transfer:
         hold = Hold(self.hold.joints, self.hold.references, 0 * self.hold.shape)
         settings = TrustRegion(rtol=1e-4, max_iterations=3 * self.options.iterations)
         return minimize(surface, groups, edges, hold, state, pose, settings).state
-
-    def _sampled_source(self, vertices: Tensor) -> Tensor:
-        """Equation 3: (B, Vs, 3) -> (B, 3, Vt)."""
-        planar = vertices.mT
-        if self.correspondence.is_identity:
-            return planar.contiguous()
-        a, b, c = (planar.index_select(2, corners) for corners in self._corners)
-        points = a * self._weights[0] + b * self._weights[1] + c * self._weights[2]
-        if bool(self._offsets.any()):
-            normal = torch.linalg.cross(b - a, c - a, dim=1)
-            size = normal.norm(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-            points = points + normal * (self._offsets / size)
-        return points
 
     def _result(
         self,
@@ -365,9 +366,3 @@ class Transfer:
 
     def _whole(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(array, np.int64), device=self.device)
-
-
-def _with_betas(state: State, betas: Tensor | None) -> State:
-    if betas is not None:
-        state.shape[:, : len(betas)] = betas
-    return state

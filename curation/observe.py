@@ -22,6 +22,7 @@ from curation.evidence import (
 )
 from curation.holistic import Detection
 from curation.images import ImageError, ImageHeader, read_header
+from curation.oks import object_keypoint_similarity
 from curation.people import keypoint_box
 from curation.proposals import enlarged
 from curation.samples import KeypointSource, LabelledPerson, PersonObservation, Sample
@@ -235,6 +236,11 @@ def _labelled(
         if _is_elsewhere(labels, size):
             yield replace(mine, status="label_error", reason=_elsewhere(size))
             continue
+        if detection is not None:
+            agreement = object_keypoint_similarity(
+                from_detection(detection).points, labels.points, person.bbox_xyxy_px
+            )
+            mine = replace(mine, oks_detection=agreement)
         if source == "mediapipe":
             evidence = None if detection is None else from_detection(detection)
         else:
@@ -277,4 +283,6 @@ def _observation(
         bbox_xyxy_px=keypoint_box(evidence.points) if box is None else box,
         keypoints_2d=evidence.points,
         keypoint_source=evidence.source,
+        conventions=evidence.conventions,
+        world_points=evidence.world,
     )

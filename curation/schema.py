@@ -19,7 +19,7 @@ from bodymodel.spec import PARTS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 """major.minor of the rows. A reader accepts a newer minor version and refuses a newer major one."""
 
 POSE_SHAPES: dict[str, tuple[int, ...]] = {
@@ -141,9 +141,16 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
             (_K,),
             order="fit",
         ),
+        c(
+            "keypoint_places",
+            "list<string>",
+            "conventions whose places were fitted: of each point, the first that has it; empty for "
+            "SMPL-X's own (bodymodel.fit_points)",
+        ),
         c("has_left_hand", "bool", "seen in the image; if not, its pose is only the prior's"),
         c("has_right_hand", "bool", "likewise"),
         c("has_face", "bool", "likewise: jaw and expression"),
+        c("oks_detection", "float32", "OKS of detector against labels, NaN if either is missing"),
         # --- how well it fits
         c(
             "residual_px",
@@ -167,6 +174,12 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
             unit="deg",
             frame=camera,
         ),
+        c("oks_fit", "float32", "OKS of the fit against the labels, NaN where there are none"),
+        c("betas_abs_max", "float32", "largest |beta|: above 3 no such body", unit="sd"),
+        c("prior_energy", "float32", "energy of the pose prior; compare within a run"),
+        c("self_penetration_mm", "float32", "deepest vertex inside another part", unit="mm"),
+        c("self_penetration_cm2", "float32", "surface that is inside other parts", unit="cm^2"),
+        c("self_penetration_parts", "list<string>", "such as left_hand+trunk, deepest first"),
         c("energy", "map<string,float32>", "final energy by term"),
         c("energy_total", "float32", "their sum"),
         c("starts", "list<string>", "names of the starts that were tried"),

@@ -9,6 +9,7 @@ weighted so that they do not out-vote it on where the body is.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class StageConfig:
     """Squared eye rotations."""
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
-    w_upright: float = 0.0
-    """Squared sine of the angle by which the body's vertical leaves the image plane. Off: 5000
-    lessens the lean of people who stand, but costs some gymnasts their pose (docs/LOG.md)."""
+    w_world: float = 15.0
+    """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
+    w_upright: float = 2000.0
+    """Squared sine of the trunk's lean out of the image plane, for trunks that are upright in the
+    picture."""
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
-    w_world: float = 0.0
-    """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
     robust_px: float = 100.0
     """Scale of the Geman-McClure function, in the units of the 2D residuals."""
 
@@ -70,12 +71,22 @@ class FitConfig:
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""
+    interpenetration: Literal["off", "measure", "on"] = "on"
+    """on: measure how far each body goes through itself, and push apart what does; measure: only
+    measure; off: neither."""
+    w_penetration: float = 5.0
+    """Squared depth (cm) of parts inside each other, times the area (cm^2) that is."""
+    penetration_rounds: int = 4
+    """Most times that parts are looked for which are inside each other, and pushed apart."""
+    penetration_iterations: int = 6
+    """Most iterations of each time."""
+    penetration_mm: float = 3.0
+    """Bodies are pushed apart that go deeper than this: skin gives way."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2
-    """Weight of the points that data sets place elsewhere than SMPL-X (keypoints.LOOSE_POINTS) and
-    whose place is not calibrated (bodymodel.fit_points)."""
-    loose_calibrated: bool = True
+    """Weight of hips, shoulders, neck and head top (keypoints.LOOSE_POINTS): clothes and hair hide
+    them, so that they scatter more than limbs even about calibrated places."""
     min_confidence: float = 0.1
     """2D points below this confidence are not used."""
     min_points: int = 5

@@ -8,51 +8,26 @@ it lacks: a prior on the eyes and anatomical joint limits. Every term is a sum o
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward, sliced_jacobian
+from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward
 from fitting.config import StageConfig
+from fitting.data_term import DataPlan, Evidence, data_energy, data_quadratic, plan_data
 from fitting.limits import JointLimits
+from fitting.prior_terms import StagePriors
 from fitting.priors import PosePrior
 from fitting.state import Layout
 
+__all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
+
 TERMS = (
     "data", "depth", "pose", "bend", "limits",
-    "shape", "expression", "hands", "jaw", "eyes",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration",
 )  # fmt: skip
-
-_NEAREST_M = 0.1  # points closer to the camera than this are projected as if they were here
-_BENDS = ((52, 1.0), (55, -1.0), (9, -1.0), (12, -1.0))  # of body_pose: elbows' y, knees' x
-_W_BEND = 3.17  # times the weight of the pose prior
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a batch of persons is fitted to.
-
-    Attributes:
-        points_px: (B, P, 2).
-        weights: (B, P) of the squared residuals: confidence squared times the point's own weight.
-        focal_px: (B,), center_px: (B, 2).
-        unit: (B,) residual units per pixel.
-    """
-
-    points_px: Tensor
-    weights: Tensor
-    focal_px: Tensor
-    center_px: Tensor
-    unit: Tensor
-
-    def take(self, index: Tensor) -> "Evidence":
-        """Return some of the persons."""
-        return Evidence(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def points(self, index: Tensor) -> "Evidence":
-        """Return some of the points of all persons."""
-        return replace(self, points_px=self.points_px[:, index], weights=self.weights[:, index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +36,11 @@ class Quadratic:
 
     Attributes:
         energy: (B,).
-        terms: (B, len(TERMS)), their sum is the energy.
         gradient: (B, F), half of the energy's gradient by the free unknowns.
         matrix: (B, F, F), J^T J.
     """
 
     energy: Tensor
-    terms: Tensor
     gradient: Tensor
     matrix: Tensor
 
@@ -79,7 +52,6 @@ class Quadratic:
         """This where the mask (B,) is true, the other elsewhere."""
         return Quadratic(
             torch.where(mask, self.energy, other.energy),
-            torch.where(mask[:, None], self.terms, other.terms),
             torch.where(mask[:, None], self.gradient, other.gradient),
             torch.where(mask[:, None, None], self.matrix, other.matrix),
         )
@@ -165,43 +137,51 @@ class Energy:
         full[:, slice(self.size) if self.free is None else self.free] = delta
         return full
 
+    @property
+    def _plan(self) -> DataPlan:
+        return _prepare_data(self.sliced, self.layout, self.size, self.free)
+
+    @property
+    def _priors(self) -> StagePriors:
+        return _prepare_priors(
+            self.layout, self.prior, self.limits, self.stage, self.size, self.free
+        )
+
     def __call__(self, x: Tensor) -> Quadratic:
         """Evaluate at the states (B, size)."""
-        layout, stage, evidence = self.layout, self.stage, self.evidence
+        layout = self.layout
         full_pose = layout.full_pose(x)
         state = sliced_forward(self.sliced, full_pose, layout.shape(x), layout.transl(x))
+        data, gradient, matrix = data_quadratic(
+            self._plan, self.sliced, self.evidence, state, self.stage.robust_px
+        )
+        energy, gradient = self._priors.add(x, full_pose, gradient, matrix)
+        energy = data + energy
+        if self.extra:
+            added, pull, stiff = self._extra(x, state)
+            energy = energy + sum(added.values())
+            if self.free is not None:
+                pull, stiff = pull[:, self.free], stiff[:, self.free[:, None], self.free]
+            gradient, matrix = gradient + pull, matrix + stiff
+        return Quadratic(energy, gradient, matrix)
 
-        # robust reprojection: Geman-McClure per coordinate, as iteratively reweighted squares
-        depth = state.points[..., 2].clamp_min(_NEAREST_M)
-        ray = state.points[..., :2] / depth[..., None]
-        scale = (evidence.focal_px * evidence.unit)[:, None]
-        target = (evidence.points_px - evidence.center_px[:, None]) * evidence.unit[:, None, None]
-        residual = scale[..., None] * ray - target
-        square = residual.square()
-        rho2 = stage.robust_px**2
-        inlier = rho2 / (rho2 + square)
-        weights = evidence.weights[..., None]
-        data = (weights * square * inlier).sum((1, 2))
-        root_weight = weights.sqrt() * inlier
-        rows = torch.zeros(*ray.shape[:2], 2, 3, dtype=x.dtype, device=x.device)
-        rows[..., 0, 0] = rows[..., 1, 1] = 1
-        rows[..., 2] = -ray
-        rows *= (scale / depth)[..., None, None] * root_weight[..., None]
-        pose, shape, transl = sliced_jacobian(self.sliced, state, rows, root_on_manifold=True)
-        jacobian = self.columns(pose, shape, transl)
-        weighted = (root_weight * residual).flatten(1)
-        gradient = (jacobian.mT @ weighted[..., None])[..., 0]
-        matrix = jacobian.mT @ jacobian
-
-        terms = {"data": data, **self._priors(x, full_pose, gradient, matrix)}
-        for term in self.extra:
-            terms[term.name] = term.add(self, x, state, gradient, matrix)
+    def terms(self, x: Tensor) -> Tensor:
+        """Return the energies at the states (B, size) by term, (B, len(TERMS))."""
+        full_pose = self.layout.full_pose(x)
+        state = sliced_forward(self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x))
+        data = data_energy(self.evidence, state, self.stage.robust_px)
+        terms = {"data": data, **self._priors.terms(x, full_pose)}
+        if self.extra:
+            terms |= self._extra(x, state)[0]
         nothing = torch.zeros_like(data)
-        stacked = torch.stack([terms.get(name, nothing) for name in TERMS], 1)
-        if self.free is not None:
-            gradient = gradient[:, self.free]
-            matrix = matrix[:, self.free[:, None], self.free]
-        return Quadratic(stacked.sum(1), stacked, gradient, matrix)
+        return torch.stack([terms.get(name, nothing) for name in TERMS], 1)
+
+    def _extra(self, x: Tensor, state: SlicedState) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Energies by name of the extra terms, and what they add to all of the unknowns."""
+        gradient = x.new_zeros(x.shape[0], self.size)
+        matrix = x.new_zeros(x.shape[0], self.size, self.size)
+        energies = {t.name: t.add(self, x, state, gradient, matrix) for t in self.extra}
+        return energies, gradient, matrix
 
     def columns(self, pose: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
         """Gather the derivatives by axis-angle and shape into those by the unknowns."""
@@ -219,57 +199,24 @@ class Energy:
             columns += [flat[..., 66:75], *hands, shape[..., num_betas:]]
         return torch.cat(columns, 2)
 
-    def _priors(
-        self, x: Tensor, full_pose: Tensor, gradient: Tensor, matrix: Tensor
-    ) -> dict[str, Tensor]:
-        """Add the priors to the gradient and the matrix in place; return their energies."""
-        stage, slices = self.stage, self.layout.slices
 
-        body = slices["body_pose"]
-        energy, pull, stiff = self.prior.quadratic(x[:, body])
-        gradient[:, body] += stage.w_pose * pull
-        matrix[:, body, body] += stage.w_pose * stiff
-        energies = {"pose": stage.w_pose * energy}
+# What follows is the same for every batch. Keys are compared by identity, the stage by value.
 
-        index = torch.tensor([body.start + i for i, _ in _BENDS], device=x.device)
-        sign = torch.tensor([s for _, s in _BENDS], dtype=x.dtype, device=x.device)
-        bend = (_W_BEND * stage.w_pose**0.5) ** 0.5 * torch.exp(sign * x[:, index])
-        slope = sign * bend
-        gradient[:, index] += slope * bend
-        matrix[:, index, index] += slope.square()
-        energies["bend"] = bend.square().sum(1)
 
-        excess, slope = self.limits.residual_and_jacobian(full_pose.flatten(1))
-        energies["limits"] = stage.w_limits * excess.square().sum(1)
-        pull = stage.w_limits * slope * excess
-        stiff = stage.w_limits * slope.square()
-        diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
-        gradient[:, body] += pull[:, 3:66]
-        diagonal[:, body] += stiff[:, 3:66]
-        if self.size > self.layout.coarse_size:
-            face = slice(slices["jaw_pose"].start, slices["reye_pose"].stop)
-            gradient[:, face] += pull[:, 66:75]
-            diagonal[:, face] += stiff[:, 66:75]
-            for i, name in enumerate(("left_hand_pca", "right_hand_pca")):
-                basis = self.layout.hand_components[i]  # (C, 45)
-                hand = slice(75 + 45 * i, 120 + 45 * i)
-                gradient[:, slices[name]] += pull[:, hand] @ basis.T
-                matrix[:, slices[name], slices[name]] += (basis * stiff[:, None, hand]) @ basis.T
+@lru_cache(maxsize=64)
+def _prepare_data(sliced: SlicedBody, layout: Layout, size: int, free: Tensor | None) -> DataPlan:
+    return plan_data(sliced, layout, range(size) if free is None else free.tolist())
 
-        jaw = x.new_tensor([1.0, 100.0, 100.0])
-        for term, name, weight in (
-            ("shape", "betas", stage.w_shape),
-            ("expression", "expression", stage.w_expression),
-            ("hands", "left_hand_pca", stage.w_hand),
-            ("hands", "right_hand_pca", stage.w_hand),
-            ("jaw", "jaw_pose", stage.w_jaw * jaw),
-            ("eyes", "leye_pose", stage.w_eyes),
-            ("eyes", "reye_pose", stage.w_eyes),
-        ):
-            value = x[:, slices[name]]
-            weighted = weight * value
-            energies[term] = energies.get(term, 0) + (weighted * value).sum(1)
-            if slices[name].stop <= self.size:
-                gradient[:, slices[name]] += weighted
-                diagonal[:, slices[name]] += weight
-        return energies
+
+@lru_cache(maxsize=64)
+def _prepare_priors(
+    layout: Layout,
+    prior: PosePrior,
+    limits: JointLimits,
+    stage: StageConfig,
+    size: int,
+    free: Tensor | None,
+) -> StagePriors:
+    if free is None:
+        free = torch.arange(size, device=layout.hand_means.device)
+    return StagePriors.of(layout, prior, limits, stage, size, free)

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from bodymodel.body import BodyData
-from bodymodel.fit_points import convention_mixes, fit_points
+from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
 from fitting.config import FitConfig, StageConfig
+from fitting.contacts import BodyContacts
 from fitting.depth import DepthTerm, depth_slice, lines_of_sight
 from fitting.energy import TERMS, Energy, Evidence, StageTerm
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
-from fitting.records import FitResult, FitTarget
+from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -87,6 +88,7 @@ class _Ending:
     winner: Tensor
     start_energies: Tensor
     start_margin: Tensor
+    self_penetration: list[SelfPenetration]
 
 
 class Fitter:
@@ -122,7 +124,6 @@ class Fitter:
         self._dtype_name = dtype
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
         options = {"dtype": self.dtype, "device": self.device}
-        self._calibrated = frozenset(convention_mixes(conventions))
         placed = {**options, "places": fit_points(body, conventions)}
         self._coarse = slice_body(body, COARSE_POINTS, **placed)
         self._fine = slice_body(body, FINE_POINTS, **placed)
@@ -133,6 +134,10 @@ class Fitter:
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
+        wants_contacts = self.config.interpenetration != "off"
+        self._contacts = BodyContacts(body, **options) if wants_contacts else None
+        self._rigid_columns = self._layout.columns("global_orient", "transl")
+        self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
@@ -249,8 +254,9 @@ class Fitter:
         points = np.stack([t.keypoints_2d for t in targets]).astype(np.float64)[:, rows]
         seen = np.isfinite(points).all(-1) & (points[..., 2] >= self.config.min_confidence)
         points = np.where(seen[..., None], points, 0)
-        loose = LOOSE_POINTS if self.config.loose_calibrated else LOOSE_POINTS - self._calibrated
-        own = np.array([self.config.loose_weight if n in loose else 1 for n in sliced.points])
+        own = np.array(
+            [self.config.loose_weight if n in LOOSE_POINTS else 1 for n in sliced.points]
+        )
 
         def real(x) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
@@ -368,7 +374,7 @@ class Fitter:
 
         x = heading_starts(self._coarse, layout, self._prior, coarse)
         rigid = self._energy(self._coarse, config.coarse[0], coarse, terms)
-        rigid = replace(rigid, free=layout.columns("global_orient", "transl"))
+        rigid = replace(rigid, free=self._rigid_columns)
         found = self._run(rigid, x, _RIGID_ITERATIONS)
         iterations = found.iterations
         for stage in config.coarse:
@@ -392,10 +398,41 @@ class Fitter:
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
+        apart, penetration = self._separate(energy, final)
         ending = _Ending(
-            final.x[:, 0], final.converged[:, 0], iterations, winner, start_energies, margin
+            apart.x[:, 0],
+            final.converged[:, 0],
+            iterations + apart.iterations[:, 0],
+            winner,
+            start_energies,
+            margin,
+            penetration,
         )
         return self._results(targets, energy, ending)
+
+    def _separate(
+        self, energy: Energy, final: _Candidates
+    ) -> tuple[_Candidates, list[SelfPenetration]]:
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        config, x = self.config, final.x[:, 0].clone()
+        batch, spent = len(x), torch.zeros_like(final.iterations)
+        if self._contacts is None:
+            return replace(final, iterations=spent), [SelfPenetration()] * batch
+        found = self._contacts.find(self._layout.params(x))
+        rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        for _ in range(rounds):
+            deep = found.person[1000 * found.depth > config.penetration_mm]
+            who = torch.unique(deep)
+            if not len(who):
+                break
+            term = self._contacts.term(found, who, config.w_penetration)
+            moved = energy.take(who)
+            moved = replace(moved, extra=(*moved.extra, term))
+            solved = self._run(moved, x[who, None], config.penetration_iterations)
+            x[who] = solved.x[:, 0]
+            spent[who] += solved.iterations
+            found = self._contacts.find(self._layout.params(x))
+        return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
 
     def _flip_limbs(
         self, kept: _Candidates, coarse: Evidence, terms: Sequence[StageTerm]
@@ -411,8 +448,7 @@ class Fitter:
         terms = [term.take(owner) for term in terms]
         base = kept.x.reshape(-1, size)
         joined = base.clone()
-        for limb, sliced in zip(LIMBS, self._limbs, strict=True):
-            columns = layout.body_columns(limb.joints)
+        for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
             energy = replace(self._energy(sliced, stage, evidence, terms), free=columns)
             energy = replace(energy, evidence=evidence.points(self._limb_points(sliced)))
             flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
@@ -441,7 +477,8 @@ class Fitter:
     ) -> list[FitResult]:
         x = ending.x
         layout = self._layout
-        at = energy(x)
+        terms = energy.terms(x)
+        total = terms.sum(1)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
         focal, center = energy.evidence.focal_px, energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
@@ -459,9 +496,8 @@ class Fitter:
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
             used = residual[points[:, 2] >= self.config.min_confidence]
             used_parts = parts[points[:, 2] >= self.config.min_confidence]
-            terms = at.terms[k].tolist()
             status, reason = "ok", ""
-            if not (torch.isfinite(x[k]).all() and torch.isfinite(at.energy[k])):
+            if not (torch.isfinite(x[k]).all() and torch.isfinite(total[k])):
                 status, reason = "solver_error", "the solver ended at values that are not numbers"
             elif not ending.converged[k]:
                 limit = self.config.fine[-1].iterations
@@ -474,8 +510,8 @@ class Fitter:
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
                     person_height_px=float(tall[k]),
-                    energy=dict(zip(TERMS, terms, strict=True)),
-                    energy_total=float(at.energy[k]),
+                    energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
+                    energy_total=float(total[k]),
                     starts=tuple(name for name, _ in HEADINGS),
                     start_energies=ending.start_energies[k].cpu().float().numpy(),
                     start_margin=float(ending.start_margin[k]),
@@ -483,6 +519,7 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    self_penetration=ending.self_penetration[k],
                 )
             )
         return results

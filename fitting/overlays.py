@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bodymodel.body import BodyData
+from curation.crops import person_window
 from curation.schema import PARAMETERS
 from curation.store import FitStore
 
@@ -35,7 +36,6 @@ OVERLAY_COLUMNS = (
 """What of a row a picture needs."""
 
 _MAX_PENDING = 64
-_MARGIN = 0.35  # round the person's box, in parts of its longer side
 _log = logging.getLogger(__name__)
 
 Draw = Callable[[BodyData, Mapping[str, Any], Path], dict[str, np.ndarray]]
@@ -64,11 +64,8 @@ def draw_fit(body: BodyData, row: Mapping[str, Any], photo: Path) -> dict[str, n
 
 def _around(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the part of a photo round a box (x0 y0 x1 y1), and its corner (x, y)."""
-    height, width = image.shape[:2]
-    margin = _MARGIN * (box[2:] - box[:2]).max()
-    low = np.clip(np.floor(box[:2] - margin), 0, (width - 1, height - 1)).astype(int)
-    high = np.clip(np.ceil(box[2:] + margin), low + 1, (width, height)).astype(int)
-    return np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]), low
+    x0, y0, x1, y1 = person_window(image.shape[:2], box)
+    return np.ascontiguousarray(image[y0:y1, x0:x1]), np.array((x0, y0))
 
 
 class OverlayPool:

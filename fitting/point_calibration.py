@@ -146,7 +146,9 @@ def _equations(
 def _reach(samples: PointSamples, sides: list[str], name: str) -> np.ndarray:
     """(K,) metres from the point to each neighbour: the pull is on metres, not on weights."""
     index = FIT_KEYPOINTS.index
-    step = samples.points[:, [index(n) for n in neighbours(name)]] - samples.points[:, [index(name)]]
+    step = (
+        samples.points[:, [index(n) for n in neighbours(name)]] - samples.points[:, [index(name)]]
+    )
     return np.nanmedian(np.linalg.norm(step, axis=-1), axis=0)
 
 

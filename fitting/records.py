@@ -29,6 +29,22 @@ class FitTarget:
     conventions: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SelfPenetration:
+    """How far a body goes through itself, neighbouring parts not counted.
+
+    Attributes:
+        depth_mm: Of the vertex that is deepest inside another part, 0 if none is; NaN if not
+            measured.
+        area_cm2: Of the surface that is inside other parts.
+        parts: Pairs of bodymodel.parts.REGIONS, ``left_hand+trunk``; the deepest first.
+    """
+
+    depth_mm: float = math.nan
+    area_cm2: float = math.nan
+    parts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class FitResult:
     """One person's fit, in the camera frame (OpenCV axes: x right, y down, z forward).
@@ -51,6 +67,7 @@ class FitResult:
         iterations: Solver iterations of the winner.
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
+        self_penetration: Measured on the whole mesh.
     """
 
     params: dict[str, np.ndarray]
@@ -67,3 +84,4 @@ class FitResult:
     iterations: int
     status: str
     reason: str
+    self_penetration: SelfPenetration = SelfPenetration()

@@ -17,9 +17,12 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.params import BodyParams
+from bodymodel.parts import PUBLISHED_PAIRS, body_parts
+from bodymodel.penetration import make_surface
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
+from fitting.contacts import BodyContacts
 from fitting.records import FitResult, FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage, resolve_body
 from fitting.reference_energy import (
@@ -157,6 +160,10 @@ class ReferenceFitter:
         self.device = torch.device(device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
         self._mesh = make_mesh(body, resolve_body(self.config.body), self.dtype, self.device)
+        self._surface = None
+        if self.config.interpenetration:
+            self._surface = make_surface(body, body_parts(body, PUBLISHED_PAIRS), self.device)
+        self._contacts = BodyContacts(body, torch.float64, "cpu")
         self._pose_penalty = POSE_PENALTIES[self.config.body_prior]
         self._all = slice_body(body, dtype=torch.float64)
         components = body.hand_components[:, : self.config.num_hand_components]
@@ -218,7 +225,7 @@ class ReferenceFitter:
     def _first_depth(self, evidence: ReferenceEvidence, torso: list[tuple[int, int]]) -> float:
         """Metres at which the mean body's trunk looks as long as it does; NaN if that is 0."""
         with torch.no_grad():
-            rest = self._mesh(self._params(self._variables()))[0]
+            rest = self._mesh(self._params(self._variables())).keypoints[0]
         first, second = ([edge[k] for edge in torso] for k in (0, 1))
         joints = _openpose(rest)
         true_m = (joints[first] - joints[second]).norm(dim=-1).mean()
@@ -242,7 +249,7 @@ class ReferenceFitter:
 
         def loss() -> Tensor:
             params = self._params(variables)
-            joints = _openpose(self._mesh(params)[0])[points]
+            joints = _openpose(self._mesh(params).keypoints[0])[points]
             pixels = evidence.focal_px * joints[:, :2] / joints[:, 2:] + evidence.center_px
             data = (pixels - evidence.points_px[points]).square().sum()
             return scale * data + _W_DEPTH * (params.transl[0, 2] - depth).square()
@@ -291,8 +298,9 @@ class ReferenceFitter:
         self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
     ) -> dict[str, Tensor]:
         return reference_energy(
-            self._mesh, params, evidence, stage, self.config, self._hand_means, self._pose_penalty
-        )
+            self._mesh, params, evidence, stage, self.config, self._hand_means, self._pose_penalty,
+            self._surface,
+        )  # fmt: skip
 
     def _terms(
         self, params: BodyParams, evidence: ReferenceEvidence, stage: ReferenceStage
@@ -367,6 +375,7 @@ class ReferenceFitter:
             iterations=evaluations,
             status=status,
             reason=reason,
+            self_penetration=self._contacts.measure_params(params)[0],
         )
 
     def _project(self, params: BodyParams, target: FitTarget) -> tuple[np.ndarray, float]:

@@ -1,7 +1,8 @@
 """The energy of SMPLify-X, term by term, by which any solver's answer can be judged.
 
 Pavlakos et al. 2019, equation 1, with the joints, weights and units of the settings released with
-it. The interpenetration term is not there: it is off where its authors' CUDA extension is missing.
+it. The interpenetration term is there if asked for: it is off where its authors' CUDA extension is
+missing.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from bodymodel.params import BodyParams
+from bodymodel.penetration import Surface
 from bodymodel.spec import FACE_LANDMARKS, SMPLX_KEYPOINTS, keypoint_part
+from fitting.conic_field import penetration_energy
 from fitting.records import FitTarget
 from fitting.reference_config import ReferenceConfig, ReferenceStage
 from fitting.reference_mesh import Mesh
@@ -32,7 +35,9 @@ __all__ = [
     "squared_axis_angles",
 ]
 
-REFERENCE_TERMS = ("data", "pose", "bend", "shape", "expression", "hands", "jaw")
+REFERENCE_TERMS = (
+    "data", "pose", "bend", "shape", "expression", "hands", "jaw", "penetration",
+)  # fmt: skip
 
 _BODY = CONVENTIONS["openpose_body25"]
 _HANDS = CONVENTIONS["openpose_hand21_left"] + CONVENTIONS["openpose_hand21_right"]
@@ -164,6 +169,7 @@ def reference_energy(
     config: ReferenceConfig,
     hand_means: Tensor,
     pose_penalty: PosePenalty = squared_axis_angles,
+    surface: Surface | None = None,
 ) -> dict[str, Tensor]:
     """Return the energy of one stage by term, (B) each. Differentiable.
 
@@ -175,11 +181,13 @@ def reference_energy(
         config: Of the robust function.
         hand_means: (2, 45) what a hand at rest is, left and right.
         pose_penalty: The prior on the body's pose.
+        surface: Of the body, for interpenetration; without it that is 0.
     """
     body_pose = params.body_pose.flatten(-2)
     own = torch.as_tensor(point_weights(stage), dtype=body_pose.dtype, device=body_pose.device)
     weight = (own * evidence.confidence * _UNITS / evidence.height_px).square()
-    square = (project(mesh(params), evidence) - evidence.points_px).square()
+    posed = mesh(params)
+    square = (project(posed.keypoints, evidence) - evidence.points_px).square()
     rho2 = config.robust_px**2
     data = (weight[:, None] * rho2 * square / (square + rho2)).sum((-2, -1))
 
@@ -193,6 +201,10 @@ def reference_energy(
         )
     )
     jaw = body_pose.new_tensor(stage.jaw)
+    penetration = torch.zeros_like(data)
+    if surface is not None and stage.collision:
+        field = penetration_energy(surface, posed.vertices, config.cone_height_m)
+        penetration = stage.collision * field
     return {
         "data": data,
         "pose": stage.pose**2 * pose_penalty(body_pose),
@@ -201,4 +213,5 @@ def reference_energy(
         "expression": stage.expression**2 * params.expression.square().sum(-1),
         "hands": stage.hands**2 * hands,
         "jaw": (jaw * params.jaw_pose).square().sum(-1),
+        "penetration": penetration,
     }

@@ -10,7 +10,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,18 @@ from bodymodel.body import BodyData
 from bodymodel.params import BodyParams
 from bodymodel.spec import SMPLX_VERTEX_IDS
 
-__all__ = ["Mesh", "make_mesh"]
+__all__ = ["Mesh", "Posed", "make_mesh"]
 
-Mesh = Callable[[BodyParams], Tensor]
-"""(B) parameters -> (B, 127 or more, 3) SMPL-X keypoints in metres, the whole mesh posed."""
+
+class Posed(NamedTuple):
+    """A whole body in metres: (B, 127 or more, 3) SMPL-X keypoints and (B, V, 3) vertices."""
+
+    keypoints: Tensor
+    vertices: Tensor
+
+
+Mesh = Callable[[BodyParams], Posed]
+"""Poses the whole mesh of (B) parameters."""
 
 _WIDE, _FIRST_EXPRESSION = 400, 300  # shape space of the published files since version 1.1
 
@@ -52,7 +60,12 @@ def make_mesh(
         from bodymodel.model import BodyModel
 
         model = BodyModel(body, dtype=dtype).to(device)
-        return lambda params: model(params).keypoints
+
+        def own(params: BodyParams) -> Posed:
+            output = model(params)
+            return Posed(output.keypoints, output.vertices)
+
+        return own
     return _smplx_mesh(body, dtype, device)
 
 
@@ -85,8 +98,8 @@ def _smplx_mesh(body: BodyData, dtype: torch.dtype, device: torch.device | str) 
             dtype=dtype,
         ).to(device)
 
-    def pose(params: BodyParams) -> Tensor:
-        return model(
+    def pose(params: BodyParams) -> Posed:
+        output = model(
             global_orient=params.global_orient,
             body_pose=params.body_pose.flatten(-2),
             jaw_pose=params.jaw_pose,
@@ -97,7 +110,8 @@ def _smplx_mesh(body: BodyData, dtype: torch.dtype, device: torch.device | str) 
             betas=params.betas,
             expression=params.expression,
             transl=params.transl,
-        ).joints
+        )
+        return Posed(output.joints, output.vertices)
 
     return pose
 

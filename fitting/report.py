@@ -10,7 +10,14 @@ from urllib.parse import quote
 import numpy as np
 
 from curation.store import FitStore
-from fitting.statistics import OPEN_BODY_NOTE, PART_LABELS, RunNumbers, read_numbers, summary_rows
+from fitting.statistics import (
+    DEEP_MM,
+    OPEN_BODY_NOTE,
+    PART_LABELS,
+    RunNumbers,
+    read_numbers,
+    summary_rows,
+)
 
 __all__ = ["histogram_svg", "shown_fits", "write_report"]
 
@@ -114,6 +121,9 @@ def _histograms(numbers: RunNumbers) -> str:
     ]
     charts += [
         histogram_svg(fits["trunk_lean_deg"], "trunk lean, + to the camera", "deg"),
+        histogram_svg(fits["self_penetration_mm"], "self-penetration", "mm"),
+        histogram_svg(fits["betas_abs_max"], "largest |beta|", "sd"),
+        histogram_svg(fits["oks_fit"], "OKS against the labels", ""),
         histogram_svg(truth["mpjpe_mm"], "MPJPE", "mm"),
         histogram_svg(truth["pa_mpjpe_mm"], "PA-MPJPE", "mm"),
         histogram_svg(truth["trunk_lean_error_deg"], "trunk lean error", "deg"),
@@ -184,6 +194,8 @@ def _card(store: FitStore, run_id: str, numbers: RunNumbers, index: int) -> str:
         f"{values['residual_body_px'][index]:.1f} px",
         f"lean {values['trunk_lean_deg'][index]:+.0f}°",
     ]
+    if values["self_penetration_mm"][index] > DEEP_MM:
+        words.append(f"{values['self_penetration_mm'][index]:.0f} mm in itself")
     if numbers.has_truth[index]:
         words.append(f"MPJPE {values['mpjpe_mm'][index]:.0f} mm")
     if texts["status"][index] != "ok":

@@ -9,9 +9,10 @@ import numpy as np
 from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import PARTS, keypoint_part
-from curation.reproject import posed_joints, trunk_lean_deg
+from curation.reproject import posed_joints
 from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, POSE_SHAPES, fit_id
+from fitting.quality import NO_QUALITY, quality_columns
 from fitting.records import FitResult, FitTarget
 from fitting.truth import NO_TRUTH, errors_against_truth
 
@@ -40,7 +41,14 @@ def fit_target(observation: PersonObservation, given_px: float | None) -> FitTar
     # What is stored is float32: solve with exactly that.
     focal_px = float(np.float32(choose_focal(observation, given_px)[0]))
     center_px = np.array([observation.width / 2, observation.height / 2], np.float32)
-    return FitTarget(observation.keypoints_2d, focal_px, center_px, float(observation.height))
+    return FitTarget(
+        observation.keypoints_2d,
+        focal_px,
+        center_px,
+        float(observation.height),
+        world_points=observation.world_points,
+        conventions=observation.conventions,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +64,8 @@ class RowMaker:
         torch_version: Of torch.
         device: The solver's.
         focal_px: The user's focal length, None for EXIF or default.
+        calibrated: Whether the solver puts points where their conventions do; the reference solver
+            does not.
     """
 
     run_id: str
@@ -66,6 +76,7 @@ class RowMaker:
     torch_version: str
     device: str
     focal_px: float | None = None
+    calibrated: bool = True
 
     def row(
         self,
@@ -114,9 +125,11 @@ class RowMaker:
             "has_keypoints": bool(seen.any()),
             "keypoints_2d": o.keypoints_2d,
             "keypoint_source": o.keypoint_source,
+            "keypoint_places": list(self._places(o)),
             "has_left_hand": bool((seen & _PART_POINTS["left_hand"]).any()),
             "has_right_hand": bool((seen & _PART_POINTS["right_hand"]).any()),
             "has_face": bool((seen & _PART_POINTS["face"]).any()),
+            "oks_detection": o.oks_detection,
             "code_version": self.code_version,
             "torch_version": self.torch_version,
             "device": self.device,
@@ -126,12 +139,14 @@ class RowMaker:
         row |= self._fit(o, result) if has_fit else self._no_fit()
         return row
 
+    def _places(self, observation: PersonObservation) -> tuple[str, ...]:
+        return observation.conventions if self.calibrated else ()
+
     def _fit(self, observation: PersonObservation, result: FitResult) -> dict[str, Any]:
         target = fit_target(observation, self.focal_px)
         sizes = {"betas": self.body.num_betas, "expression": self.body.num_expression}
         params = {k: result.params[k] for k in PARAMETERS if sizes.get(k, 1)}
         joints = posed_joints(self.body, result.params)
-        body_px = float(result.residual_part_px["body"])
         errors = NO_TRUTH
         if observation.truth is not None:
             errors = errors_against_truth(self.body, joints, observation.truth)
@@ -140,15 +155,11 @@ class RowMaker:
             "center_px": target.center_px,
             "focal_source": choose_focal(observation, self.focal_px)[1],
             "residual_px": result.residual_px,
-            **{f"residual_{part}_px": float(result.residual_part_px[part]) for part in PARTS},
-            "person_height_px": float(result.person_height_px),
-            "residual_body_pct": 100 * body_px / max(float(result.person_height_px), 1e-6),
-            "trunk_lean_deg": trunk_lean_deg(joints, self.body),
+            **quality_columns(self.body, observation, result, joints),
             "energy": {str(k): float(v) for k, v in result.energy.items()},
             "energy_total": float(result.energy_total),
             "starts": list(result.starts),
             "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
-            "start_margin": float(result.start_margin),
             "start_winner": result.winner,
             "iterations": int(result.iterations),
             **errors,
@@ -160,16 +171,14 @@ class RowMaker:
         shapes = POSE_SHAPES | {"transl": (3,), "center_px": (2,)}
         shapes |= {"residual_px": (len(FIT_KEYPOINTS),), "betas": (self.body.num_betas,)}
         shapes |= {"expression": (self.body.num_expression,)}
-        numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
-        numbers += ("energy_total", "start_margin")
-        numbers += tuple(f"residual_{part}_px" for part in PARTS)
+        numbers = ("focal_px", "energy_total")
         arrays = {k: np.full(shape, nan, np.float32) for k, shape in shapes.items() if all(shape)}
         return (
             arrays
             | dict.fromkeys(numbers, nan)
             | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
             | {"start_winner": ""}
-            | {"iterations": 0, **NO_TRUTH}
+            | {"iterations": 0, **NO_QUALITY, **NO_TRUTH}
         )
 
 

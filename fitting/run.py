@@ -63,6 +63,9 @@ class RunConfig:
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
     """fast, or lbfgs: SMPLify-X's schedule as published, minutes instead of seconds, to compare."""
+    interpenetration: Literal["auto", "on", "off"] = "auto"
+    """Whether parts of a body that are inside each other are pushed apart; auto: as the solver's
+    settings say, which is on for fast and off for lbfgs."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """Of the solver; auto is float64 for fast and, as published, float32 for lbfgs. The fast one is
     faster in float32; rounding may then end one person in 20 up to 0.05 rad off."""
@@ -289,6 +292,7 @@ def _make_loop(
             torch_version=torch_version,
             device=device,
             focal_px=config.focal_px,
+            calibrated=config.solver == "fast",
         ),
         writer=writer,
         stored=stored,
@@ -358,6 +362,14 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    if config.interpenetration != "auto":
+        is_on = config.interpenetration == "on"
+        config = replace(
+            config,
+            interpenetration="auto",  # the run's hash knows it by the solver's settings
+            fit=replace(config.fit, interpenetration="on" if is_on else "measure"),
+            reference=replace(config.reference, interpenetration=is_on),
+        )
     if config.solver == "lbfgs":
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))

@@ -23,14 +23,13 @@ class Solution:
 
     Attributes:
         x: (B, size) states.
-        energy: (B,), terms: (B, T).
+        energy: (B,).
         iterations: (B,) int64.
         converged: (B,) bool: stopped because the energy no longer fell.
     """
 
     x: Tensor
     energy: Tensor
-    terms: Tensor
     iterations: Tensor
     converged: Tensor
 
@@ -58,41 +57,55 @@ def minimise(
     """
     total = x.shape[0]
     alive = torch.arange(total, device=x.device)
-    out_x = x.clone()
     here: Quadratic = energy(x)
-    out_energy, out_terms = here.energy.clone(), here.terms.clone()
-    out_iterations = torch.zeros(total, dtype=torch.int64, device=x.device)
-    out_converged = torch.zeros(total, dtype=torch.bool, device=x.device)
+    out = Solution(
+        x.clone(),
+        here.energy.clone(),
+        torch.zeros(total, dtype=torch.int64, device=x.device),
+        torch.zeros(total, dtype=torch.bool, device=x.device),
+    )
     damping = torch.full((total,), _DAMPING_START, dtype=x.dtype, device=x.device)
     done = ~torch.isfinite(here.energy)
+    spent = out.iterations.clone()
+    converged = out.converged.clone()
+
+    def leave(who: Tensor) -> None:
+        """Note where some of those who are alive have come to."""
+        place = alive[who]
+        out.x[place], out.energy[place] = x[who], here.energy[who]
+        out.iterations[place], out.converged[place] = spent[who], converged[who]
 
     for iteration in range(iterations):
         if iteration % _COMPACT_EVERY == 0 and bool(done.any()):
+            leave(torch.nonzero(done)[:, 0])
             keep = torch.nonzero(~done)[:, 0]
+            alive, x, damping, done = alive[keep], x[keep], damping[keep], done[keep]
+            spent, converged = spent[keep], converged[keep]
             if not len(keep):
                 break
-            alive, x, damping, done = alive[keep], x[keep], damping[keep], done[keep]
             here, energy = here.take(keep), energy.take(keep)
-        diagonal = torch.diagonal(here.matrix, dim1=1, dim2=2)
-        floor = 1e-6 * diagonal.amax(1, keepdim=True)
-        damped = here.matrix + torch.diag_embed(damping[:, None] * diagonal + floor)
+        damped = here.matrix.clone()
+        diagonal = torch.diagonal(damped, dim1=1, dim2=2)
+        diagonal += damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(damped)
         delta = -torch.cholesky_solve(here.gradient[..., None], factor)[..., 0]
         trial = step(x, energy.widen(delta))
         there = energy(trial)
 
-        better = (there.energy < here.energy) & (failed == 0) & ~done
-        fall = (here.energy - there.energy) / here.energy.clamp_min(1e-12)
+        active = (failed == 0) & ~done
+        better = (there.energy < here.energy) & active
+        scale = here.energy.clamp_min(1e-12)
+        fall = (here.energy - there.energy) / scale
         # What the quadratic model promises; once that is nothing, rounding decides who is better.
-        promise = -(here.gradient * delta).sum(1) / here.energy.clamp_min(1e-12)
-        small = (better & (fall < tolerance)) | (~done & (failed == 0) & (promise < tolerance))
-        out_iterations[alive] += (~done).long()
+        promise = -(here.gradient * delta).sum(1) / scale
+        small = (better & (fall < tolerance)) | (active & (promise < tolerance))
+        spent += ~done
         x = torch.where(better[:, None], trial, x)
         here = there.where(better, here)
         damping = torch.where(better, damping / 4, damping * 6)
-        stuck = ~better & (damping > _DAMPING_MAX)
+        stopped = small | (~better & (damping > _DAMPING_MAX))
         damping = damping.clamp(_DAMPING_MIN, _DAMPING_MAX)
-        done = done | small | stuck
-        out_converged[alive] |= small | stuck
-        out_x[alive], out_energy[alive], out_terms[alive] = x, here.energy, here.terms
-    return Solution(out_x, out_energy, out_terms, out_iterations, out_converged)
+        done = done | stopped
+        converged = converged | stopped
+    leave(torch.arange(len(alive), device=x.device))
+    return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, SlicedState, sliced_forward
-from fitting.energy import Evidence
+from fitting.data_term import Evidence
 from fitting.priors import PosePrior
 from fitting.state import Layout
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bodymodel.body import BodyData
 from bodymodel.params import BodyParams
-from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
+from bodymodel.rotations import compose_rotvecs
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,7 @@ class Layout:
         """Add an increment; the root's is a small rotation applied on the left."""
         out = x + delta
         root = self.slices["global_orient"]
-        turned = rotvec_to_rotmat(delta[:, root]) @ rotvec_to_rotmat(x[:, root])
-        out[:, root] = rotmat_to_rotvec(turned)
+        out[:, root] = compose_rotvecs(delta[:, root], x[:, root])
         return out
 
     def params(self, x: Tensor) -> BodyParams:

@@ -14,6 +14,9 @@ __all__ = ["PART_LABELS", "RunNumbers", "read_numbers", "summary_rows", "text_ta
 GOOD_PCT = 2.0
 """A body residual of at most this share of the person's height counts as good."""
 
+DEEP_MM = 10.0
+"""Parts inside each other by more than this are counted: less is skin that gives way."""
+
 PART_LABELS = {
     "body": "body",
     "left_hand": "left hand",
@@ -26,6 +29,11 @@ _NUMBERS = (
     "person_height_px",
     "residual_body_pct",
     "trunk_lean_deg",
+    "betas_abs_max",
+    "prior_energy",
+    "self_penetration_mm",
+    "oks_fit",
+    "oks_detection",
     "solve_ms",
     "mpjpe_mm",
     "pa_mpjpe_mm",
@@ -152,6 +160,21 @@ def summary_rows(numbers: RunNumbers) -> Iterator[tuple[str, str, str, str, str]
     lean = numbers.numbers["trunk_lean_deg"][numbers.has_fit]
     if len(lean):
         yield "trunk lean to the camera", str(len(lean)), *_spread(lean, "deg"), ""
+    depth = numbers.numbers["self_penetration_mm"][numbers.has_fit]
+    depth = depth[np.isfinite(depth)]
+    if len(depth):
+        deep = int((depth > DEEP_MM).sum())
+        remark = f"{deep} deeper than {DEEP_MM:.0f} mm"
+        yield "self-penetration", str(len(depth)), *_spread(depth, "mm"), remark
+    betas = numbers.numbers["betas_abs_max"][numbers.has_fit]
+    if len(betas):
+        yield "largest |beta|", str(len(betas)), *_spread(betas, "sd"), ""
+    for name, label in (("oks_fit", "OKS of fits"), ("oks_detection", "OKS of detector")):
+        values = numbers.numbers[name]
+        values = values[np.isfinite(values)]
+        if len(values):
+            low = f"10 %: {np.percentile(values, 10):.2f}"
+            yield label, str(len(values)), f"{np.median(values):.2f}", "-", f"{low}; to the labels"
     solve = numbers.numbers["solve_ms"][numbers.has_fit]
     if len(solve):
         yield "solver time a person", str(len(solve)), *_spread(solve, "ms"), ""

@@ -35,3 +35,23 @@ def open_body() -> BodyData:
     from bodymodel.files import load_body
 
     return load_body("open")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server; Debian: apt-get install postgresql."""
+    from tests.postgres import postgres_programs, postgres_server
+
+    if postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="needs pip install psycopg[binary]")
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """An empty database for the decisions, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/decisions.sqlite"
+    return request.getfixturevalue("postgres").new_database()

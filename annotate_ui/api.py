@@ -1,0 +1,306 @@
+"""What the page asks for while somebody judges: small JSON, one request a decision.
+
+The person is always the session's; no request can name another. All text of people is data: it is
+sent as JSON and shown as text.
+"""
+
+import asyncio
+import re
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from annotate_ui.guard import Refusals, client_address
+from annotate_ui.pictures import FILES
+from annotate_ui.review import Review
+from curation.accounts import Person
+from curation.decisions import (
+    ALL_PARTS,
+    MAX_COMMENT,
+    PART_FLAGS,
+    REASONS,
+    Decision,
+    DecisionError,
+)
+from curation.queue import Judgement, Lease, LeaseError
+
+__all__ = ["make_router"]
+
+_AHEAD = 3  # the item that is shown, and two that are loaded
+_WAIT_SECONDS = 25.0  # for a picture that is being drawn
+_ID = Field(pattern=r"^[0-9a-f]{32}$")
+_MARKUP = re.compile(r"<\s*/?\s*[a-zA-Z!][^>]*>|javascript\s*:", re.IGNORECASE)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NextRequest(_Body):
+    """Asks for what is next."""
+
+    mode: Literal["review", "adjudicate"] = "review"
+
+
+class DecideRequest(_Body):
+    """One judgement."""
+
+    lease: str = _ID
+    decision_id: str = _ID
+    verdict: Literal["accept", "reject", "unsure"]
+    parts: list[Literal["body", "left_hand", "right_hand", "face"]] = Field(max_length=4)
+    reasons: list[str] = Field(default=[], max_length=len(REASONS))
+    comment: str = Field(default="", max_length=MAX_COMMENT)
+    seconds: float = Field(default=float("nan"), ge=0, le=86400)
+    guideline: str = Field(default="", max_length=64)
+    revises: str = Field(default="", max_length=64)
+    mode: Literal["review", "adjudicate"] = "review"
+
+
+class UndoRequest(_Body):
+    """Takes a decision back."""
+
+    decision_id: str = _ID
+    new_id: str = _ID
+
+
+class PracticeRequest(_Body):
+    """An answer in the tutorial."""
+
+    number: int = Field(ge=0, lt=100)
+    verdict: Literal["accept", "reject", "unsure"]
+
+
+class SettingsRequest(_Body):
+    """What somebody has set on the page."""
+
+    opacity: float = Field(default=1, ge=0, le=1)
+    keypoints: bool = False
+    theme: Literal["", "light", "dark"] = ""
+
+
+class SeenRequest(_Body):
+    """Which guideline somebody has read, or that the tutorial is over."""
+
+    guideline: str = Field(default="", max_length=64)
+    tutorial: bool = False
+
+
+def make_router(review: Review, refusals: Refusals, built_in_version: str) -> APIRouter:
+    """Return the routes below ``/api``.
+
+    Args:
+        review: What is served.
+        refusals: Where refusals are logged.
+        built_in_version: Names the guideline that comes with the page.
+    """
+    router = APIRouter(prefix="/api")
+
+    def person_of(request: Request) -> Person:
+        return request.state.session.person
+
+    def version() -> str:
+        current = review.guidelines.current()
+        return built_in_version if current is None else str(current.version)
+
+    def described(leases: list[Lease], person: Person) -> list[dict[str, Any]]:
+        found = [review.describe(lease, person) for lease in leases]
+        review.draw_ahead(leases)
+        return [item for item in found if item is not None]
+
+    def lanes(person: Person, mode: str) -> dict[str, Any]:
+        may = person.may("adjudicator")
+        return {"adjudicates": may, "only_disagreements": may and mode == "adjudicate"}
+
+    @router.get("/me")
+    def me(request: Request) -> dict[str, Any]:
+        person = person_of(request)
+        return {
+            "name": person.name,
+            "role": person.role,
+            "reasons": list(REASONS),
+            "parts": list(PART_FLAGS),
+            "guideline": version(),
+            "guideline_seen": person.guideline_seen,
+            "tutorial_done": person.tutorial_at is not None,
+            "tutorial_items": len(review.gold.tutorial()),
+            "settings": review.accounts.settings(person.name),
+            "done_today": review.queue.done_since(person.name, 86400),
+        }
+
+    @router.post("/next")
+    def following(request: Request, body: NextRequest) -> dict[str, Any]:
+        person = person_of(request)
+        leases = review.queue.take(person.name, _AHEAD, **lanes(person, body.mode))
+        return {"items": described(leases, person)}
+
+    @router.post("/decide")
+    def decide(request: Request, body: DecideRequest) -> Response:
+        person = person_of(request)
+        if _MARKUP.search(body.comment):
+            refusals.log("script_refused", person.name, client_address(request),
+                         comment=body.comment[:200])  # fmt: skip
+            return JSONResponse({"error": "a comment is plain text, without HTML"}, 422)
+        lease = review.queue.lease(body.lease, person.name)
+        judgement = Judgement(
+            decision_id=body.decision_id,
+            verdict=body.verdict,
+            parts=frozenset(body.parts) & ALL_PARTS,
+            reasons=tuple(body.reasons),
+            comment=body.comment,
+            seconds=body.seconds,
+            guideline_version=body.guideline,
+            overlay_version=review.overlay_version(lease.fit_id),
+        )
+        decision, leases = review.queue.decide(
+            body.lease,
+            person.name,
+            judgement,
+            revises=body.revises,
+            take=_AHEAD,
+            **lanes(person, body.mode),
+        )
+        answer = {"decision_id": decision.decision_id, "items": described(leases, person)}
+        return JSONResponse(answer)
+
+    @router.post("/undo")
+    def undo(request: Request, body: UndoRequest) -> dict[str, Any]:
+        person = person_of(request)
+        lease = review.queue.withdraw(person.name, body.decision_id, body.new_id)
+        return {"item": review.describe(lease, person)}
+
+    @router.get("/history")
+    def history(request: Request, before: float = float("inf")) -> dict[str, Any]:
+        person = person_of(request)
+        rows = review.queue.own_history(person.name, 40, before)
+        return {"rows": [_history_row(review, d, lease_id) for d, lease_id in rows]}
+
+    @router.get("/item/{lease_id}")
+    def item(request: Request, lease_id: str) -> dict[str, Any]:
+        person = person_of(request)
+        lease = review.queue.lease(lease_id, person.name)
+        return {"item": review.describe(lease, person)}
+
+    @router.get("/file/{lease_id}/{name}")
+    async def file(request: Request, lease_id: str, name: str) -> Response:
+        person = person_of(request)
+        if name not in FILES:
+            raise LeaseError("there is no such file")
+        if lease_id.startswith("tutorial-"):
+            fit_id = _tutorial_fit(review, lease_id)
+        else:
+            lease = await asyncio.to_thread(review.queue.lease, lease_id, person.name)
+            fit_id = lease.fit_id
+        return await _picture(review, fit_id, name)
+
+    @router.get("/tutorial")
+    def tutorial(request: Request) -> dict[str, Any]:
+        person = person_of(request)
+        golds = review.gold.tutorial()
+        practised = review.gold.practised(person.name)
+        items = []
+        for number, gold in enumerate(golds):
+            lease = Lease(f"tutorial-{number}", gold.fit_id, person.name, "queue",
+                          float("nan"), 0.0, 0.0, "open")  # fmt: skip
+            shown = review.describe(lease, person)
+            if shown is not None:
+                known = gold.fit_id in practised
+                items.append(shown | {"number": number, "answered": known, "why": "tutorial"})
+                review.draw_ahead([lease])
+        return {"items": items}
+
+    @router.post("/tutorial")
+    def practise(request: Request, body: PracticeRequest) -> dict[str, Any]:
+        golds = review.gold.tutorial()
+        if body.number >= len(golds):
+            raise LeaseError("there is no such item in the tutorial")
+        gold = golds[body.number]
+        is_right = review.gold.practise(person_of(request).name, gold.fit_id, body.verdict)
+        return {
+            "right": is_right,
+            "verdict": gold.verdict,
+            "reasons": list(gold.reasons),
+            "note": gold.note,
+        }
+
+    @router.post("/seen")
+    def seen(request: Request, body: SeenRequest) -> dict[str, Any]:
+        name = person_of(request).name
+        if body.guideline and body.guideline == version():
+            review.accounts.change(name, guideline_seen=body.guideline)
+        if body.tutorial:
+            review.accounts.finish_tutorial(name)
+        return {}
+
+    @router.post("/settings")
+    def settings(request: Request, body: SettingsRequest) -> dict[str, Any]:
+        review.accounts.save_settings(person_of(request).name, body.model_dump())
+        return {}
+
+    @router.get("/guideline")
+    def guideline() -> dict[str, Any]:
+        return {"version": version()}
+
+    return router
+
+
+def _tutorial_fit(review: Review, lease_id: str) -> str:
+    golds = review.gold.tutorial()
+    number = lease_id.removeprefix("tutorial-")
+    if not number.isdigit() or int(number) >= len(golds):
+        raise LeaseError("there is no such item in the tutorial")
+    return golds[int(number)].fit_id
+
+
+async def _picture(review: Review, fit_id: str, name: str) -> Response:
+    """Return a file of an item; wait for it while it is being drawn."""
+    item = review.index.items.get(fit_id)
+    if item is None:
+        raise LeaseError("this fit is not in the store any more")
+    path = review.pictures.path(item.run_id, fit_id, name)
+    if not path.exists():
+        work = await asyncio.to_thread(
+            review.pictures.want, item.run_id, fit_id, mesh=name == "mesh.glb"
+        )
+        if work is not None:
+            # The work is shared: a reader who goes away must not cancel it.
+            await asyncio.wait([asyncio.wrap_future(work)], timeout=_WAIT_SECONDS)
+    try:
+        if not path.stat().st_size:
+            return Response(status_code=404)
+    except OSError:
+        why = review.pictures.problem(fit_id) or "the picture is being drawn"
+        return JSONResponse({"error": why}, 503, {"retry-after": "2"})
+    # What lies at a name may be drawn anew, so the browser asks again after a while.
+    return FileResponse(
+        path,
+        media_type=review.pictures.media_type(name),
+        headers={"cache-control": "private, max-age=3600"},
+    )
+
+
+def _history_row(review: Review, decision: Decision, lease_id: str) -> dict[str, Any]:
+    item = review.index.items.get(decision.fit_id)
+    return {
+        "lease": lease_id,
+        "decision_id": decision.decision_id,
+        "verdict": decision.verdict,
+        "parts": sorted(decision.parts),
+        "reasons": list(decision.reasons),
+        "comment": decision.comment,
+        "at": decision.created_at.timestamp(),
+        "image": item.image_id if item else "",
+        "settles": decision.source == "adjudication",
+    }
+
+
+def error_answer(request: Request, error: DecisionError, refusals: Refusals) -> Response:
+    """Return the answer to a request that cannot be granted, and log what looks like a probe."""
+    if isinstance(error, LeaseError):
+        person = request.state.session.person
+        address = client_address(request)
+        refusals.log("lease_refused", person.name, address, path=request.url.path[:300])
+        return JSONResponse({"error": str(error)}, 403)
+    return JSONResponse({"error": str(error)}, 409)
