@@ -43,7 +43,6 @@ PLACE_SETS: dict[str, str] = {
     "mediapipe_pose33": "mediapipe",
     "mediapipe_holistic543": "mediapipe",
     "lsp14": "lsp",
-    "mpii16": "mpii",
 }
 """Whose places each convention of ``keypoints.CONVENTIONS`` has; the others have SMPL-X's own."""
 

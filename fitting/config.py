@@ -36,7 +36,7 @@ class StageConfig:
     """Squared eye rotations."""
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
-    w_world: float = 15.0
+    w_world: float = 20.0
     """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
     w_upright: float = 2000.0
     """Squared sine of the trunk's lean out of the image plane, for trunks that are upright in the
