@@ -56,7 +56,7 @@ SPANS: tuple[Span, ...] = (
     Span(("left_shoulder",), ("right_shoulder",), 0.054),
 )
 """The spans that are used; errors of MediaPipe's world landmarks on 300 rendered people (standard
-deviation about the truth; means are under 1.5 cm but for the ankles, which it puts 3 cm too far)."""
+deviation about the truth; means are under 1.5 cm but for the ankles: 3 cm too far)."""
 
 TRUNK = Span(("pelvis",), ("neck",), 0.5)
 """The trunk, and its length instead of an error: in its units the span is the sine of the lean."""

@@ -27,6 +27,7 @@ __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 TERMS = (
     "data", "depth", "pose", "bend", "limits",
     "shape", "expression", "hands", "jaw", "eyes", "penetration",
+    "silhouette",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
+from bodymodel.model import BodyModel
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import PARTS, keypoint_part
@@ -22,6 +23,7 @@ from fitting.energy import TERMS, Energy, Evidence, StageTerm
 from fitting.limits import joint_limits
 from fitting.priors import load_pose_prior
 from fitting.records import FitResult, FitTarget, SelfPenetration
+from fitting.silhouette import SilhouetteTerm
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -40,6 +42,7 @@ _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
 _CPU_CHUNK = 32  # people: enough to hide the cost of a call, little enough for the cache
+_SILHOUETTE_ITERATIONS = 12
 _SAME_HEADING = 0.7  # radians; roots closer than this are one answer
 
 
@@ -130,12 +133,17 @@ class Fitter:
         self._all = slice_body(body, **placed)
         self._limbs = [slice_body(body, limb.points, **placed) for limb in LIMBS]
         self._stature = slice_body(body, ("left_heel", "right_heel", "head_top"), **options)
+        self._mesh: BodyModel | None = None
         self._depth = depth_slice(body, **options)
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = load_pose_prior(**options)
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None
+        everything = self._layout.columns(*self._layout.slices)
+        betas = self._layout.columns("betas")
+        self._shape_columns = self._layout.columns("betas", "transl").sort()[0]
+        self._but_betas = everything[~torch.isin(everything, betas)].sort()[0]
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
@@ -398,6 +406,7 @@ class Fitter:
         final, order = kept.best()
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
+        final = self._fill_masks(targets, energy, final)
         apart, penetration = self._separate(energy, final)
         ending = _Ending(
             apart.x[:, 0],
@@ -409,6 +418,33 @@ class Fitter:
             penetration,
         )
         return self._results(targets, energy, ending)
+
+    def _fill_masks(
+        self, targets: Sequence[FitTarget], energy: Energy, final: _Candidates
+    ) -> _Candidates:
+        """Let those who have a mask fill it: shape by the mask, then pose by the points, in turns.
+
+        (B, 1) candidates.
+        """
+        config, x = self.config, final.x.clone()
+        for k, target in enumerate(targets):
+            if target.silhouette is None or not torch.isfinite(x[k]).all():
+                continue
+            if self._mesh is None:
+                self._mesh = BodyModel(self.body, dtype=self.dtype).to(self.device)
+            mine = energy.take(torch.tensor([k], device=self.device))
+            for _ in range(config.silhouette_rounds):
+                term = SilhouetteTerm.of(
+                    self._mesh, self._layout, x[k], target.silhouette,
+                    w_inside=config.w_silhouette_inside,
+                    w_outside=config.w_silhouette_outside,
+                    slack=config.silhouette_slack_m,
+                )  # fmt: skip
+                shaped = replace(mine, free=self._shape_columns, extra=(*mine.extra, term))
+                x[k] = self._run(shaped, x[k : k + 1], _SILHOUETTE_ITERATIONS).x[0]
+                posed = replace(mine, free=self._but_betas)
+                x[k] = self._run(posed, x[k : k + 1], _SILHOUETTE_ITERATIONS).x[0]
+        return replace(final, x=x)
 
     def _separate(
         self, energy: Energy, final: _Candidates

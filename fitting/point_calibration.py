@@ -184,7 +184,7 @@ def signed_errors(
         min_confidence: Points below are not looked at.
 
     Returns:
-        By point (3,): outwards (away from the mirrored point, or 0 for those of the middle), upwards
+        By point (4,): outwards (away from the mirrored point; 0 for those of the middle), upwards
         (along the trunk) and the length of the whole, as means over the middle 90 % of people,
         millimetres at their depth; and n, how many points there were.
     """

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fitting.masks import MaskField
+
 
 @dataclass(frozen=True, eq=False)
 class FitTarget:
@@ -19,6 +21,7 @@ class FitTarget:
             camera, any origin; NaN where it has none. None for no guess.
         conventions: Where the points come from: keys of keypoints.CONVENTIONS. Each point is where
             the first of them that has it puts it. Empty: all are SMPL-X's own.
+        silhouette: The person's mask, of fitting.masks.mask_field; None for none.
     """
 
     keypoints_2d: np.ndarray
@@ -27,6 +30,7 @@ class FitTarget:
     height_px: float = math.nan
     world_points: np.ndarray | None = None
     conventions: tuple[str, ...] = ()
+    silhouette: MaskField | None = None
 
 
 @dataclass(frozen=True)
