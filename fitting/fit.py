@@ -407,7 +407,8 @@ class Fitter:
         winner = which.gather(1, order)[:, 0]
         iterations = iterations.gather(1, order)[:, 0]
         final = self._fill_masks(targets, energy, final)
-        apart, penetration = self._separate(energy, final)
+        masked = torch.tensor([t.silhouette is not None for t in targets], device=self.device)
+        apart, penetration = self._separate(energy, final, masked)
         ending = _Ending(
             apart.x[:, 0],
             final.converged[:, 0],
@@ -433,12 +434,12 @@ class Fitter:
             if self._mesh is None:
                 self._mesh = BodyModel(self.body, dtype=self.dtype).to(self.device)
             mine = energy.take(torch.tensor([k], device=self.device))
-            for _ in range(config.silhouette_rounds):
+            for turn in reversed(range(config.silhouette_rounds)):
                 term = SilhouetteTerm.of(
                     self._mesh, self._layout, x[k], target.silhouette,
                     w_inside=config.w_silhouette_inside,
                     w_outside=config.w_silhouette_outside,
-                    slack=config.silhouette_slack_m,
+                    slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
                 )  # fmt: skip
                 shaped = replace(mine, free=self._shape_columns, extra=(*mine.extra, term))
                 x[k] = self._run(shaped, x[k : k + 1], _SILHOUETTE_ITERATIONS).x[0]
@@ -447,9 +448,12 @@ class Fitter:
         return replace(final, x=x)
 
     def _separate(
-        self, energy: Energy, final: _Candidates
+        self, energy: Energy, final: _Candidates, masked: Tensor | None = None
     ) -> tuple[_Candidates, list[SelfPenetration]]:
-        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates.
+
+        Those who are ``masked`` (B,) keep the shape that their mask gave them.
+        """
         config, x = self.config, final.x[:, 0].clone()
         batch, spent = len(x), torch.zeros_like(final.iterations)
         if self._contacts is None:
@@ -461,12 +465,17 @@ class Fitter:
             who = torch.unique(deep)
             if not len(who):
                 break
-            term = self._contacts.term(found, who, config.w_penetration)
-            moved = energy.take(who)
-            moved = replace(moved, extra=(*moved.extra, term))
-            solved = self._run(moved, x[who, None], config.penetration_iterations)
-            x[who] = solved.x[:, 0]
-            spent[who] += solved.iterations
+            if masked is None:
+                masked = torch.zeros(batch, dtype=torch.bool, device=self.device)
+            for group, free in ((who[~masked[who]], None), (who[masked[who]], self._but_betas)):
+                if not len(group):
+                    continue
+                term = self._contacts.term(found, group, config.w_penetration)
+                moved = energy.take(group)
+                moved = replace(moved, free=free, extra=(*moved.extra, term))
+                solved = self._run(moved, x[group, None], config.penetration_iterations)
+                x[group] = solved.x[:, 0]
+                spent[group] += solved.iterations
             found = self._contacts.find(self._layout.params(x))
         return replace(final, x=x[:, None], iterations=spent), self._contacts.measure(found, batch)
 

@@ -19,12 +19,14 @@ class MaskField:
         outside_px: (H, W) float64, distance to the mask in pixels of the photo, 0 in it; on a grid.
         corner_px: (2,) of the grid's first sample, step_px between its samples.
         outline_px: (N, 2) points of the outline that do not lie on the edge of the photo.
+        normal: (N, 2) unit vectors out of the mask there.
     """
 
     outside_px: np.ndarray
     corner_px: np.ndarray
     step_px: float
     outline_px: np.ndarray
+    normal: np.ndarray
 
 
 def mask_field(mask: np.ndarray, size_px: tuple[int, int] | None = None) -> MaskField | None:
@@ -34,7 +36,7 @@ def mask_field(mask: np.ndarray, size_px: tuple[int, int] | None = None) -> Mask
         mask: (h, w) bool or 0-1, of the whole photo, at any resolution of the same shape.
         size_px: Width and height of the photo; those of the mask if None.
     """
-    from scipy.ndimage import binary_erosion, distance_transform_edt
+    from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
     mask = np.asarray(mask) > 0.5
     ys, xs = np.nonzero(mask)
@@ -53,13 +55,18 @@ def mask_field(mask: np.ndarray, size_px: tuple[int, int] | None = None) -> Mask
     # beyond the edge nothing is known: what is there is as good as the mask's nearest pixel
     sampled = mask[row.clip(0, height - 1)[:, None], column.clip(0, width - 1)]
     known = ((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width))
-    outside = distance_transform_edt(~sampled) * step * scale
+    # a sample beside the mask may be in it by a fraction of a step
+    outside = (distance_transform_edt(~sampled) - 1).clip(0) * step * scale
     edge = sampled & ~binary_erosion(sampled, border_value=1)
     inner = binary_erosion(known, iterations=2)
     edge_y, edge_x = np.nonzero(edge & inner)
     outline = np.stack([grid_x[edge_x], grid_y[edge_y]], 1) * scale
     pick = np.linspace(0, len(outline) - 1, min(_OUTLINE, len(outline))).round().astype(int)
+    signed = distance_transform_edt(~sampled) - distance_transform_edt(sampled)
+    slope_y, slope_x = np.gradient(gaussian_filter(signed, 1.5))
+    normal = np.stack([slope_x[edge_y, edge_x], slope_y[edge_y, edge_x]], 1)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-6)
     return MaskField(
         np.where(known, outside, 0.0), np.array((grid_x[0], grid_y[0])) * scale, step * scale,
-        outline[pick],
+        outline[pick], normal[pick],
     )  # fmt: skip

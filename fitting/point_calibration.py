@@ -97,16 +97,15 @@ def calibrate(
         if name in found or not neighbours(name):
             continue
         sides = [name] if mirrored == name else [name, mirrored]
-        rows, targets, people = [], [], []
+        rows, targets = [], []
         for side in sides:
             flip = side != name
             around = [mirror_name(n) if flip else n for n in neighbours(name)]
-            a, b, who = _equations(samples, side, around, min_confidence)
+            a, b = _equations(samples, side, around, min_confidence)
             rows.append(a)
             targets.append(b)
-            people.append(who)
         weights = _robust_ridge(
-            np.concatenate(rows), np.concatenate(targets), _reach(samples, sides, name),
+            np.concatenate(rows), np.concatenate(targets), _reach(samples, name),
             noise_m, prior_m,
         )  # fmt: skip
         if mirrored == name:
@@ -128,7 +127,7 @@ def _even(weights: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
 
 def _equations(
     samples: PointSamples, name: str, around: list[str], min_confidence: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (n, 2, K), (n, 2) metres at the person's depth: weights move the point so."""
     index = FIT_KEYPOINTS.index
     base = samples.points[:, index(name)]
@@ -140,10 +139,10 @@ def _equations(
     offset = (seen[:, :2] - samples.center_px[ok]) / samples.focal_px[ok, None] - ray
     step = others - base[:, None]
     moves = step[..., :2] - ray[:, None] * step[..., 2:]  # d(ray) * depth
-    return moves.transpose(0, 2, 1), offset * base[:, 2:], np.flatnonzero(ok)
+    return moves.transpose(0, 2, 1), offset * base[:, 2:]
 
 
-def _reach(samples: PointSamples, sides: list[str], name: str) -> np.ndarray:
+def _reach(samples: PointSamples, name: str) -> np.ndarray:
     """(K,) metres from the point to each neighbour: the pull is on metres, not on weights."""
     index = FIT_KEYPOINTS.index
     step = (

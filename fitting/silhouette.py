@@ -14,14 +14,27 @@ from torch import Tensor
 
 from bodymodel.model import BodyModel
 from bodymodel.sliced import SlicedState
+from bodymodel.spec import keypoint_part
 from fitting.energy import Energy
 from fitting.masks import MaskField
 from fitting.state import Layout
 
 __all__ = ["SilhouetteTerm"]
 
-_EVERY = 8  # vertices that are looked at: about one a square centimetre and a half
-_GAP_M = 0.008  # half the distance between these
+_EVERY = 6  # of the vertices of hands and head one in so many is looked at: they are many and small
+
+
+def looked_at(model: BodyModel) -> np.ndarray:
+    """Return the vertices that are held against masks: all of trunk and limbs, some of the rest."""
+    weights = model.body.weights
+    small = [
+        k
+        for k, name in enumerate(model.body.joints)
+        if name in ("head", "jaw") or keypoint_part(name) != "body" or "wrist" in name
+    ]
+    is_small = weights[:, small].sum(1) > 0.5
+    ids = np.flatnonzero(is_small)[::_EVERY]
+    return np.sort(np.concatenate([np.flatnonzero(~is_small), ids]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +45,12 @@ class SilhouetteTerm:
 
     Attributes:
         rest: (V, 3) metres, dirs: (V, 3, S).
-        outside_px: (H, W), corner_px: (2,), step_px, outline_px: (N, 2): as in MaskField.
+        outside_px: (H, W), corner_px: (2,), step_px, outline_px: (N, 2), normal: (N, 2):
+            as in MaskField.
         w_inside: Weight of a squared unit by which a vertex sticks out, over all vertices.
         w_outside: Of a squared unit by which an outline point is beyond the body, over all points.
-        slack: Scale of the Geman-McClure function of the latter, metres.
+        slack: Scale of the Geman-McClure function of both, metres: a limb in another place and a
+            skirt tell nothing of girth.
     """
 
     rest: Tensor
@@ -44,6 +59,7 @@ class SilhouetteTerm:
     corner_px: Tensor
     step_px: float
     outline_px: Tensor
+    normal: Tensor
     w_inside: float
     w_outside: float
     slack: float
@@ -76,7 +92,7 @@ class SilhouetteTerm:
                 units[:, betas].to(model.dtype),
                 units[:, count:].to(model.dtype),
             )
-        vertices = out.vertices[:, ::_EVERY].to(x)
+        vertices = out.vertices[:, looked_at(model)].to(x)
         rest = vertices[0]
 
         def real(values: np.ndarray) -> Tensor:
@@ -84,7 +100,7 @@ class SilhouetteTerm:
 
         return cls(
             rest, (vertices[1:] - rest).permute(1, 2, 0), real(field.outside_px),
-            real(field.corner_px), field.step_px, real(field.outline_px),
+            real(field.corner_px), field.step_px, real(field.outline_px), real(field.normal),
             w_inside, w_outside, slack,
         )  # fmt: skip
 
@@ -109,28 +125,27 @@ class SilhouetteTerm:
         rows = rows * (focal * unit / depth)[..., None]  # (V, 2, 3), units a metre
         by = torch.cat([rows @ self.dirs, rows], 2)  # (V, 2, S + 3)
 
+        scale = (self.slack * focal * unit / depth[:, 0]).square()
         distance, slope = self._distance(pixels)
         out_r = unit * distance
         out_j = (slope[:, None] @ by)[:, 0]
+        out_in = scale / (scale + out_r.square())
 
-        gap = unit * (self.outline_px[:, None] - pixels)  # (N, V, 2)
-        length, nearest = gap.norm(dim=2).min(1)
-        way = gap[torch.arange(len(gap)), nearest] / length.clamp_min(1e-6)[:, None]
-        metre = (focal * unit / depth[:, 0])[nearest]
-        beyond = (length - _GAP_M * metre).clamp_min(0)
-        pull_j = -(way[:, None] @ by[nearest])[:, 0] * (beyond > 0)[:, None]
-        scale = (self.slack * metre).square()
-        inlier = scale / (scale + beyond.square())
+        # by the normal: the nearest vertex lies beside the outline's point more than behind it
+        nearest = torch.cdist(self.outline_px, pixels).argmin(1)
+        gap = unit * ((self.outline_px - pixels[nearest]) * self.normal).sum(1)
+        beyond = gap.clamp_min(0)
+        pull_j = -(self.normal[:, None] @ by[nearest])[:, 0] * (gap > 0)[:, None]
+        beyond_in = scale[nearest] / (scale[nearest] + beyond.square())
 
-        w_in = self.w_inside / len(points)
-        w_out = self.w_outside / max(len(gap), 1)
-        weighted = w_out * inlier.square()
-        pull = w_in * out_j.mT @ out_r + (weighted[:, None] * pull_j).mT @ beyond
-        stiff = w_in * out_j.mT @ out_j + (weighted[:, None] * pull_j).mT @ pull_j
+        w_in = self.w_inside / len(points) * out_in.square()
+        w_out = self.w_outside / max(len(gap), 1) * beyond_in.square()
+        weighted_in, weighted_out = w_in[:, None] * out_j, w_out[:, None] * pull_j
         columns = layout.columns("betas", "transl")
-        gradient[0, columns] += pull
-        matrix[0, columns[:, None], columns] += stiff
-        total = w_in * out_r.square().sum() + w_out * (inlier * beyond.square()).sum()
+        gradient[0, columns] += weighted_in.mT @ out_r + weighted_out.mT @ beyond
+        matrix[0, columns[:, None], columns] += weighted_in.mT @ out_j + weighted_out.mT @ pull_j
+        total = self.w_inside / len(points) * (out_in * out_r.square()).sum()
+        total = total + self.w_outside / max(len(gap), 1) * (beyond_in * beyond.square()).sum()
         return total[None]
 
     def _distance(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
