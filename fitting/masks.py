@@ -58,12 +58,12 @@ def mask_field(mask: np.ndarray, size_px: tuple[int, int] | None = None) -> Mask
     # a sample beside the mask may be in it by a fraction of a step
     outside = (distance_transform_edt(~sampled) - 1).clip(0) * step * scale
     edge = sampled & ~binary_erosion(sampled, border_value=1)
-    inner = binary_erosion(known, iterations=2)
+    inner = binary_erosion(known, iterations=max(2, int(np.ceil(2 / step))))
     edge_y, edge_x = np.nonzero(edge & inner)
     outline = np.stack([grid_x[edge_x], grid_y[edge_y]], 1) * scale
     pick = np.linspace(0, len(outline) - 1, min(_OUTLINE, len(outline))).round().astype(int)
     signed = distance_transform_edt(~sampled) - distance_transform_edt(sampled)
-    slope_y, slope_x = np.gradient(gaussian_filter(signed, 1.5))
+    slope_y, slope_x = np.gradient(gaussian_filter(signed, max(1.5, 1.5 / step)))
     normal = np.stack([slope_x[edge_y, edge_x], slope_y[edge_y, edge_x]], 1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-6)
     return MaskField(

@@ -144,10 +144,11 @@ def _equations(
 
 def _reach(samples: PointSamples, name: str) -> np.ndarray:
     """(K,) metres from the point to each neighbour: the pull is on metres, not on weights."""
+    if not len(samples.points):
+        return np.ones(len(neighbours(name)))
     index = FIT_KEYPOINTS.index
-    step = (
-        samples.points[:, [index(n) for n in neighbours(name)]] - samples.points[:, [index(name)]]
-    )
+    around = samples.points[:, [index(n) for n in neighbours(name)]]
+    step = around - samples.points[:, [index(name)]]
     return np.nanmedian(np.linalg.norm(step, axis=-1), axis=0)
 
 

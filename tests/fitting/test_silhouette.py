@@ -61,7 +61,7 @@ def test_the_gradient_is_that_of_the_term(fitter, toy_body):
     near = np.hypot((columns - CENTER_PX[0]) / 0.6, rows - CENTER_PX[1]) < 160
     term = SilhouetteTerm.of(
         BodyModel(toy_body, dtype=torch.float64), layout, x, mask_field(near),
-        w_inside=3.0, w_outside=2.0, slack=0.1,
+        w_inside=3.0, w_outside=2.0, slack=100.0,
     )  # fmt: skip
 
     def value(state):
@@ -71,12 +71,12 @@ def test_the_gradient_is_that_of_the_term(fitter, toy_body):
 
     energy_here, gradient = value(x)
     assert energy_here > 0
-    for column in (*range(66, 69), layout.slices["betas"].start):
+    for column in (66, 67, 68, layout.slices["betas"].start):
         delta = torch.zeros_like(x)
         delta[0, column] = 1e-6
         slope = (value(x + delta)[0] - value(x - delta)[0]) / 2e-6
-        # the Geman-McClure scale moves with depth, which the slope leaves out
-        torch.testing.assert_close(2 * gradient[0, column], slope[0], rtol=0.1, atol=1.0)
+        # with a scale this wide; a narrow one moves with depth, which the gradient leaves out
+        torch.testing.assert_close(2 * gradient[0, column], slope[0], rtol=1e-2, atol=0.1)
 
 
 def test_people_without_a_mask_do_not_notice(fitter, toy_body):
