@@ -1,7 +1,7 @@
 """Calibrated keypoints, one JSON line: python tests/benchmarks/bench_keypoints.py.
 
 Mean signed error by point before and after, in millimetres (outwards, upwards), of MediaPipe on
-rendered people that the calibration did not see; and what the places do to pose and betas. Errors of
+rendered people that the calibration did not see; what the places do to pose and betas. Errors of
 annotators' and OpenPose's points are in bodymodel/data/point_places.json, each half of the people
 against places learned from the other half.
 """

@@ -101,7 +101,7 @@ def test_an_unknown_or_unseen_point_says_nothing(fitter, toy_body):
 
 
 def test_a_guess_turns_a_knee_that_the_picture_leaves_open(fitter, toy_body):
-    targets, params, truth = make_people(toy_body, 4, seed=3)
+    targets, _, truth = make_people(toy_body, 4, seed=3)
     world = truth.astype(np.float32)
     with_guess = [replace(t, world_points=w) for t, w in zip(targets, world, strict=True)]
     index = FIT_KEYPOINTS.index
