@@ -87,6 +87,11 @@ def _mediapipe_face() -> tuple[str, ...]:
     return tuple(names)
 
 
+_LSP14 = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "right_wrist", "right_elbow", "right_shoulder",
+    "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+)  # fmt: skip
 _COCO17 = _EYES_EARS_COCO + _ARMS_LEGS_COCO
 _BODY25 = (*_OPENPOSE_ARMS, "pelvis", *_OPENPOSE_LEGS, *_FEET)
 _PUPILS = ("right_pupil", "left_pupil")
@@ -109,11 +114,8 @@ CONVENTIONS: dict[str, tuple[str, ...]] = {
     "mediapipe_holistic543": (
         _MEDIAPIPE_POSE33 + _hand21("left") + _hand21("right") + _mediapipe_face()
     ),
-    "lsp14": (
-        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
-        "right_wrist", "right_elbow", "right_shoulder",
-        "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
-    ),
+    "lsp14": _LSP14,
+    "smplx_lsp14": _LSP14,  # LSP's names at SMPL-X's own joints: labels of rendered people
     "mpii16": (
         "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
         "pelvis", "thorax", "neck", "head_top",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bodymodel.keypoints import FIT_KEYPOINTS
+from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from bodymodel.spec import keypoint_part
 from curation.holistic import CONVENTION, Detection
 from curation.people import as_fit, body_gap, known_names, person_size
@@ -59,11 +59,16 @@ class Evidence:
         points: (145, 3) float32, ``fit`` convention.
         source: (145,) int8, KeypointSource; NONE where the confidence is 0.
         known: (145,) bool, the names that the labels' conventions have, seen or not.
+        conventions: Of the point sets, in the order in which they are asked for a point's place.
+        world: (145, 3) float32, the detector's guess in metres (Detection.world), NaN where there
+            is none; None without a detection.
     """
 
     points: np.ndarray
     source: np.ndarray
     known: np.ndarray
+    conventions: tuple[str, ...] = ()
+    world: np.ndarray | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -86,24 +91,38 @@ def from_labels(
     points = np.zeros((len(FIT_KEYPOINTS), 3), np.float32)
     source = np.zeros(len(FIT_KEYPOINTS), np.int8)
     known: dict[KeypointSource, np.ndarray] = {}
+    conventions: dict[str, None] = {}
     for kind, keypoints in person.keypoints:
         if sources is not None and kind not in sources:
             continue
         new = as_fit(keypoints.points, keypoints.convention)
+        conventions[keypoints.convention] = None
         take = (points[:, 2] == 0) & (new[:, 2] > 0)
         for other, names in known.items():
             if other != kind:
                 take &= ~names
         points[take], source[take] = new[take], kind
         known[kind] = known.get(kind, False) | known_names(keypoints.convention)
-    return Evidence(points, source, np.any([*known.values(), np.zeros(len(source), bool)], axis=0))
+    names = np.any([*known.values(), np.zeros(len(source), bool)], axis=0)
+    return Evidence(points, source, names, tuple(conventions))
 
 
 def from_detection(detection: Detection) -> Evidence:
     """Return everything that the detector saw."""
     points = as_fit(detection.keypoints.points, CONVENTION)
     source = np.where(points[:, 2] > 0, KeypointSource.MEDIAPIPE, KeypointSource.NONE)
-    return Evidence(points, source.astype(np.int8), known_names(CONVENTION))
+    return Evidence(
+        points, source.astype(np.int8), known_names(CONVENTION), (CONVENTION,), _world(detection)
+    )
+
+
+def _world(detection: Detection) -> np.ndarray:
+    """Return the detector's points in space under their names, (145, 3)."""
+    world = np.full((len(FIT_KEYPOINTS), 3), np.nan, np.float32)
+    for name, point in zip(CONVENTIONS["mediapipe_pose33"], detection.world, strict=True):
+        if name in _INDEX:
+            world[_INDEX[name]] = point
+    return world
 
 
 def is_complete(labels: Evidence) -> bool:
@@ -130,6 +149,8 @@ def add_detection(labels: Evidence, detection: Detection) -> Evidence:
         np.where(take[:, None], detected.points, labels.points),
         np.where(take, detected.source, labels.source).astype(np.int8),
         labels.known,
+        (*labels.conventions, *detected.conventions),
+        detected.world,
     )
 
 

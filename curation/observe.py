@@ -284,4 +284,6 @@ def _observation(
         bbox_xyxy_px=keypoint_box(evidence.points) if box is None else box,
         keypoints_2d=evidence.points,
         keypoint_source=evidence.source,
+        conventions=evidence.conventions,
+        world_points=evidence.world,
     )

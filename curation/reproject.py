@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bodymodel.body import BodyData
-from bodymodel.fit_points import FitPoints, fit_points
+from bodymodel.fit_points import FitPoints, convention_mixes, fit_points, mix_points
 from bodymodel.spec import BODY_JOINTS, LEFT_HAND_JOINTS, RIGHT_HAND_JOINTS
 
 __all__ = ["Reprojector", "posed_joints", "posed_vertices", "rotvec_to_rotmat", "trunk_lean_deg"]
@@ -151,11 +151,16 @@ class Reprojector:
 
     Attributes:
         body: The body.
-        definition: Where the 145 points lie on it.
+        definition: Where the 145 points lie on it, for rows that do not name conventions.
     """
 
     body: BodyData
     definition: FitPoints
+
+    def places(self, row: Mapping[str, np.ndarray]) -> FitPoints:
+        """Return where the points lie that a row was fitted to (its ``keypoint_places``)."""
+        mixes = convention_mixes(tuple(row.get("keypoint_places", ())))
+        return mix_points(self.definition, mixes) if mixes else self.definition
 
     @classmethod
     def for_body(cls, body: BodyData) -> "Reprojector":
@@ -184,7 +189,7 @@ class Reprojector:
         if not np.isfinite(row["transl"]).all():
             raise ValueError("the row holds no fit; choose rows where has_fit")
         rest = _rest_joints(self.body, row)
-        places = self.definition
+        places = self.places(row)
         joints, vertices = _skin(self.body, row, places.vertex_ids, rest)
         points = places.joint_weights @ joints + places.vertex_weights @ vertices
         undefined = ~(places.joint_weights.any(1) | places.vertex_weights.any(1))

@@ -81,6 +81,10 @@ class PersonObservation:
         bbox_xyxy_px: (4,) float32, NaN if unknown.
         keypoints_2d: (145, 3) float32 in the ``fit`` convention: x px, y px, confidence.
         keypoint_source: (145,) int8, KeypointSource values.
+        conventions: Of the point sets that the points are from, keys of keypoints.CONVENTIONS: each
+            point is where the first that has it puts it.
+        world_points: (145, 3) float32, the detector's guess of the points in metres, axes of the
+            camera, any origin; NaN where it has none. None without a detection.
         focal_px: From EXIF in pixels of the upright image, NaN if unknown.
         status: "ok", "no_person", "image_error", "label_error".
         reason: One plain sentence when status is not "ok".
@@ -102,6 +106,8 @@ class PersonObservation:
     keypoint_source: np.ndarray = field(
         default_factory=lambda: np.zeros(len(FIT_KEYPOINTS), np.int8)
     )
+    conventions: tuple[str, ...] = ()
+    world_points: np.ndarray | None = None
     focal_px: float = float("nan")
     status: str = "ok"
     reason: str = ""

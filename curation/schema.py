@@ -145,6 +145,12 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
             (_K,),
             order="fit",
         ),
+        c(
+            "keypoint_places",
+            "list<string>",
+            "conventions whose places were fitted: of each point, the first that has it; empty for "
+            "SMPL-X's own (bodymodel.fit_points)",
+        ),
         c("has_left_hand", "bool", "seen in the image; if not, its pose is only the prior's"),
         c("has_right_hand", "bool", "likewise"),
         c("has_face", "bool", "likewise: jaw and expression"),

@@ -40,9 +40,11 @@ class StageConfig:
     """Squared eye rotations."""
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
-    w_upright: float = 0.0
-    """Squared sine of the angle by which the body's vertical leaves the image plane. Off: 5000
-    lessens the lean of people who stand, but costs some gymnasts their pose (docs/LOG.md)."""
+    w_world: float = 20.0
+    """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
+    w_upright: float = 2000.0
+    """Squared sine of the trunk's lean out of the image plane, for trunks that are upright in the
+    picture."""
     upright_sine: float = 0.3
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
@@ -103,10 +105,19 @@ class FitConfig:
     """Most iterations of each time."""
     penetration_mm: float = 3.0
     """Bodies are pushed apart that go deeper than this: skin gives way."""
+    w_silhouette_inside: float = 600.0
+    """Mask, where there is one: squared distance by which vertices stick out of it, their mean."""
+    w_silhouette_outside: float = 240.0
+    """Squared distance by which its outline is beyond the body, the mean."""
+    silhouette_slack_m: float = 0.03
+    """Scale of the Geman-McClure function on the latter: what clothes add."""
+    silhouette_rounds: int = 3
+    """How often shape and pose take turns."""
     num_hand_components: int = 12
     """PCA components that a hand's pose may use."""
     loose_weight: float = 0.2
-    """Weight of the points that data sets place elsewhere than SMPL-X (keypoints.LOOSE_POINTS)."""
+    """Weight of hips, shoulders, neck and head top (keypoints.LOOSE_POINTS): clothes and hair hide
+    them, so that they scatter more than limbs even about calibrated places."""
     min_confidence: float = 0.1
     """2D points below this confidence are not used."""
     min_points: int = 5

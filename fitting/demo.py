@@ -47,6 +47,9 @@ class DemoConfig:
     seed: int = 0
     """Another seed, other people."""
 
+    pitch_deg: tuple[float, float] = (-2.0, 9.0)
+    """How far cameras look down, degrees: from and to."""
+
 
 class DirectoryInUseError(ValueError):
     """The folder holds files that are not a demo set."""
@@ -94,6 +97,7 @@ def make_demo(config: DemoConfig, body: BodyData | None = None) -> bool:
         "generator": np.int64(GENERATOR),
         "seed": np.int64(config.seed),
         "count": np.int64(config.count),
+        "pitch_deg": np.asarray(config.pitch_deg, np.float64),
         "body_sha256": np.full(config.count, body.sha256),
     }
     if _is_there(root, identity):
@@ -111,7 +115,8 @@ def make_demo(config: DemoConfig, body: BodyData | None = None) -> bool:
     for number, scene in enumerate(
         tqdm(scenes, desc="rendering", unit="photo", disable=None), start=1
     ):
-        photo = _make_photo(model, scene, np.random.default_rng((config.seed, number)))
+        rng = np.random.default_rng((config.seed, number))
+        photo = _make_photo(model, scene, rng, config.pitch_deg)
         _save_jpeg(root / "images" / f"im{number:04d}.jpg", photo.image)
         photos.append(photo)
 
@@ -157,7 +162,9 @@ def _draw_scenes(count: int, rng: np.random.Generator) -> list[_Scene]:
     ]
 
 
-def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
+def _make_photo(
+    model, scene: _Scene, rng: np.random.Generator, pitch_deg: tuple[float, float]
+) -> _Photo:
     """Pose, frame, dress and render one person."""
     import torch
 
@@ -175,7 +182,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
     width, height = (480, 640) if rng.random() < 0.7 else (640, 480)
     focal = float(rng.uniform(1.1, 2.0) * max(width, height))
     center = (width / 2, height / 2)
-    params = _random_params(model, scene, rng)
+    params = _random_params(model, scene, rng, pitch_deg)
 
     def posed():
         with torch.no_grad():
@@ -218,7 +225,7 @@ def _make_photo(model, scene: _Scene, rng: np.random.Generator) -> _Photo:
     )
 
 
-def _random_params(model, scene: _Scene, rng: np.random.Generator):
+def _random_params(model, scene: _Scene, rng: np.random.Generator, pitch_deg: tuple[float, float]):
     """A person of the table's pose with their own shape, hands and face; not yet in place."""
     import torch
     from scipy.spatial.transform import Rotation
@@ -229,7 +236,7 @@ def _random_params(model, scene: _Scene, rng: np.random.Generator):
     pose = POSES[scene.pose]
     pelvis, body_pose = build_pose(pose, rng, mirrored=scene.mirrored)
     # The camera looks down by a few degrees: then the upright leans towards it in its frame.
-    tilt = Rotation.from_euler("x", 180 + rng.uniform(-2, 9), degrees=True)
+    tilt = Rotation.from_euler("x", 180 + rng.uniform(*pitch_deg), degrees=True)
     turn = Rotation.from_euler("y", scene.yaw_deg, degrees=True)
     orient = tilt * turn * Rotation.from_rotvec(pelvis)
 

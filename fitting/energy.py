@@ -25,8 +25,8 @@ from fitting.state import Layout
 __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 
 TERMS = (
-    "data", "pose", "bend", "limits", "upright",
-    "shape", "expression", "hands", "jaw", "eyes", "penetration",
+    "data", "depth", "pose", "bend", "limits",
+    "shape", "expression", "hands", "jaw", "eyes", "penetration", "silhouette",
     "focal", "points_3d", "views", "motion",
 )  # fmt: skip
 

@@ -10,15 +10,21 @@ from torch import Tensor
 from bodymodel.keypoints import FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec
 from bodymodel.sliced import SlicedBody, sliced_forward
-from fitting.config import FitConfig
+from fitting.config import FitConfig, StageConfig
+from fitting.data_term import Evidence
+from fitting.depth import DepthTerm, lines_of_sight
 from fitting.points3d import Points3DTerm
 from fitting.priors import BodyPrior
 from fitting.records import FitTarget
 from fitting.rigid import align
+from fitting.starts import image_roll
 from fitting.state import Layout
 from fitting.views import ViewsTerm, stack_views, triangulate
 
 __all__ = [
+    "SeenTerm",
+    "at_stage",
+    "depth_terms",
     "find_extra_problem",
     "has_2d",
     "has_extra",
@@ -27,6 +33,9 @@ __all__ = [
     "start_from_points",
     "weighted",
 ]
+
+SeenTerm = Points3DTerm | ViewsTerm | DepthTerm
+"""What the photo's own points are not."""
 
 _LEAST_POINTS = 4  # in space, to tell how a person is turned
 
@@ -208,8 +217,47 @@ def residual_3d_mm(target: FitTarget, rows: Sequence[int], places: np.ndarray) -
     return out
 
 
-def weighted(
-    terms: Sequence[Points3DTerm | ViewsTerm], factor: Tensor
-) -> tuple[Points3DTerm | ViewsTerm, ...]:
-    """Return the terms with the points' weights multiplied by ``factor`` (P,)."""
-    return tuple(replace(term, weights=term.weights * factor) for term in terms)
+def weighted(terms: Sequence[SeenTerm], factor: Tensor) -> tuple[SeenTerm, ...]:
+    """Return the terms with the points' weights, where they have any, times ``factor`` (P,)."""
+    return tuple(
+        term if isinstance(term, DepthTerm) else replace(term, weights=term.weights * factor)
+        for term in terms
+    )
+
+
+def depth_terms(
+    targets: Sequence[FitTarget], depth: SlicedBody, coarse: SlicedBody, evidence: Evidence
+) -> tuple[DepthTerm, ...]:
+    """Return what is known of depth beside one photo; nothing if there is more than one photo.
+
+    Args:
+        targets: B persons.
+        depth: Of fitting.depth.depth_slice.
+        coarse: The points of the body that ``evidence`` is of.
+        evidence: The photo, focal lengths and units set.
+    """
+    if any(has_extra(target) for target in targets):
+        return ()
+    nothing = np.full((len(FIT_KEYPOINTS), 3), np.nan, np.float32)
+    world = [nothing if t.world_points is None else t.world_points for t in targets]
+    confidence = np.stack([t.keypoints_2d[:, 2] for t in targets])
+    like = evidence.points_px
+
+    def real(x) -> Tensor:
+        return torch.as_tensor(x, dtype=like.dtype, device=like.device)
+
+    return (
+        DepthTerm.of(
+            depth,
+            real(np.stack(world)),
+            real(np.nan_to_num(confidence)),
+            lines_of_sight(evidence),
+            image_roll(coarse, evidence),
+        ),
+    )
+
+
+def at_stage(terms: Sequence[SeenTerm], stage: StageConfig) -> tuple[SeenTerm, ...]:
+    """Return the terms as a stage weighs them, without those that it leaves out."""
+    now = (term.at_stage(stage) if isinstance(term, DepthTerm) else term for term in terms)
+    return tuple(term for term in now if term is not None)

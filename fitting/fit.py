@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from bodymodel.body import BodyData
+from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
+from bodymodel.model import BodyModel
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.candidates import Candidates
@@ -18,8 +20,12 @@ from fitting.clip import choose_path, minimise_clip, motion_matrix
 from fitting.config import FitConfig, StageConfig
 from fitting.contacts import BodyContacts
 from fitting.covariance import Rivals, joint_covariance, relative_joints
+from fitting.depth import depth_slice
 from fitting.energy import TERMS, Energy, Evidence, Term
 from fitting.extra import (
+    SeenTerm,
+    at_stage,
+    depth_terms,
     find_extra_problem,
     has_2d,
     has_extra,
@@ -30,11 +36,11 @@ from fitting.extra import (
 )
 from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
-from fitting.points3d import Points3DTerm
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
+from fitting.silhouette import SilhouetteTerm
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -49,7 +55,6 @@ from fitting.starts import (
 from fitting.state import Layout
 from fitting.target_check import find_problem, seen_points
 from fitting.uncertainty import pack_mm2
-from fitting.views import ViewsTerm
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
@@ -58,6 +63,7 @@ _OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are
 _ANY_FOCAL_PX = 1000.0  # of persons who are not seen in a photo
 _FOLLOW_ITERATIONS = 10  # from the answer of a frame to that of the next
 _WRISTS = ("left_wrist", "right_wrist")
+_SILHOUETTE_ITERATIONS = 12
 _CPU_CHUNK = 64  # people: enough to hide the cost of a call, little enough for the cache
 
 
@@ -148,6 +154,8 @@ class Fitter:
             float32 rounding, which differs with the batch, may choose another of two nearly equal
             answers.
         prior: On the body's pose; the Gaussian by default (fitting.prior_choice.load_prior).
+        conventions: Where points come from, as in bodymodel.fit_points. Targets with others are
+            fitted as well: this is what the body is prepared for at once.
 
     Raises:
         ValueError: If the body is of another family.
@@ -160,28 +168,63 @@ class Fitter:
         device: str = "cpu",
         dtype: str = "float64",
         prior: BodyPrior | None = None,
+        conventions: tuple[str, ...] = (),
     ):
         self.body = body
+        self.conventions = conventions
+        self._others: dict[tuple[str, ...], Fitter] = {}
+        self._dtype_name = dtype
         self.config = config or FitConfig()
         self.device = torch.device(device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
         options = {"dtype": self.dtype, "device": self.device}
-        self._coarse = slice_body(body, COARSE_POINTS, **options)
-        self._fine = slice_body(body, FINE_POINTS, **options)
-        self._all = slice_body(body, **options)
+        placed = {**options, "places": fit_points(body, conventions)}
+        self._coarse = slice_body(body, COARSE_POINTS, **placed)
+        self._fine = slice_body(body, FINE_POINTS, **placed)
+        self._all = slice_body(body, **placed)
+        self._limbs = [slice_body(body, limb.points, **placed) for limb in LIMBS]
+        # what these are for means the body's own places
         self._body_joints = slice_body(body, BODY_JOINTS, **options)
-        self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
+        self._stature = slice_body(body, ("left_heel", "right_heel", "head_top"), **options)
+        self._depth = depth_slice(body, **options)
+        self._mesh: BodyModel | None = None
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
         self._limits = joint_limits(**options)
         wants_contacts = self.config.interpenetration != "off"
         self._contacts = BodyContacts(body, **options) if wants_contacts else None
+        everything = torch.arange(self._layout.size, device=self.device)
+        is_beta = torch.isin(everything, self._layout.columns("betas"))
+        self._shape_columns = self._layout.columns("betas", "transl").sort()[0]
+        self._but_betas = everything[~is_beta]
         self._rigid_columns = self._layout.columns("global_orient", "transl")
         self._limb_columns = [self._layout.body_columns(limb.joints) for limb in LIMBS]
 
     def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
         """Fit all persons; a result for each, in order, whatever its status."""
+        results: list[FitResult | None] = [None] * len(targets)
+        places = {t.clip: t.conventions for t in reversed(targets)}  # a clip's: its first frame's
+        own = [places[t.clip] if t.clip else t.conventions for t in targets]
+        for conventions in dict.fromkeys(own):
+            mine = [k for k, its in enumerate(own) if its == conventions]
+            fitted = self._of(conventions)._fit_alike([targets[k] for k in mine])
+            for k, result in zip(mine, fitted, strict=True):
+                results[k] = result
+        return results
+
+    def _of(self, conventions: tuple[str, ...]) -> "Fitter":
+        """Return the fitter whose points lie where these conventions put them."""
+        if conventions == self.conventions:
+            return self
+        if conventions not in self._others:
+            self._others[conventions] = Fitter(
+                self.body, self.config, str(self.device), self._dtype_name, self._prior, conventions
+            )
+        return self._others[conventions]
+
+    def _fit_alike(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        """Fit people whose points lie where this fitter's do."""
         usable = [k for k, target in enumerate(targets) if not self._problem(target)]
         size = max(1, len(usable))
         if self.device.type == "cpu":
@@ -209,10 +252,12 @@ class Fitter:
             params: The fields of BodyParams, without batch dimension, as in FitResult. Of the hands
                 what their PCA components can hold.
         """
-        evidence = self._evidence([target], self._coarse)
-        scale = pixels_per_metre(self._coarse, evidence, self._rest())
+        coarse = self._evidence([target], self._coarse)
+        scale = pixels_per_metre(self._coarse, coarse, self._rest())
+        coarse = self._scaled(coarse, [target], scale)
         evidence = self._scaled(self._evidence([target], self._fine), [target], scale)
-        energy = self._energy(self._fine, self.config.fine[-1], evidence)
+        seen = depth_terms([target], self._depth, self._coarse, coarse)
+        energy = self._energy(self._fine, self.config.fine[-1], evidence, seen)
         zero = torch.zeros(self._layout.size, dtype=self.dtype, device=self.device)
         terms = energy.terms(self._layout.vector(params, zero)[None])[0]
         return dict(zip(TERMS, terms.tolist(), strict=True))
@@ -342,7 +387,7 @@ class Fitter:
         sliced: SlicedBody,
         stage: StageConfig,
         evidence: Evidence,
-        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+        seen: tuple[SeenTerm, ...] = (),
         extra: tuple[Term, ...] = (),
     ) -> Energy:
         """Return a stage's energy.
@@ -351,7 +396,7 @@ class Fitter:
             sliced: The points.
             stage: The weights.
             evidence: The photo.
-            seen: Further evidence of these points; their parts' weights are the photo's.
+            seen: Further evidence; the weights of points and parts are the photo's.
             extra: Other terms.
         """
         size = self._layout.coarse_size
@@ -361,7 +406,7 @@ class Fitter:
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
             seen = weighted(seen, weight)
-        extra = (*seen, *extra)
+        extra = (*at_stage(seen, stage), *extra)
         return Energy(
             sliced, self._layout, self._prior, self._limits, stage, evidence, size, extra=extra
         )
@@ -436,7 +481,7 @@ class Fitter:
         fine = self._scaled(self._evidence(targets, points), targets, scale)
         fine = replace(fine, focal_px=focal_px, focal_free=focal.free)
         lens = (focal,) if bool(focal.free.any()) else ()
-        seen = fine_seen = ()
+        seen = fine_seen = depth_terms(targets, self._depth, self._coarse, coarse)
         if any(has_extra(target) for target in targets):
             seen = seen_terms(targets, self._coarse, config, coarse.unit)
             fine_seen = seen_terms(targets, points, config, coarse.unit)
@@ -476,7 +521,9 @@ class Fitter:
     ) -> list[FitResult]:
         """Make the results of (B, 1) answers, which the search had at the places ``order``."""
         is_clip = bool(targets[0].clip)  # what is pushed apart frame by frame would jitter
-        apart, penetration = self._separate(energy, final, measure_only=is_clip)
+        final = self._fill_masks(targets, energy, final)
+        masked = torch.tensor([t.silhouette is not None for t in targets], device=self.device)
+        apart, penetration = self._separate(energy, final, masked, measure_only=is_clip)
         ending = _Ending(
             apart.x[:, 0],
             final.converged[:, 0],
@@ -572,15 +619,49 @@ class Fitter:
         points = self._fine_slice(targets)
         own = self._evidence(targets, points)
         evidence = replace(evidence, weights=own.weights)  # without the weights of the parts
-        seen = ()
+        coarse = self._evidence(targets, self._coarse)
+        coarse = replace(coarse, focal_px=evidence.focal_px)
+        seen = depth_terms(targets, self._depth, self._coarse, coarse)
         if any(has_extra(target) for target in targets):
             seen = seen_terms(targets, points, self.config, evidence.unit)
         return self._energy(points, stage, evidence, seen, lens)
 
+    def _fill_masks(
+        self, targets: Sequence[FitTarget], energy: Energy, final: Candidates
+    ) -> Candidates:
+        """Let those who have a mask fill it: shape by the mask, then pose by the points, in turns.
+
+        (B, 1) candidates.
+        """
+        config, x = self.config, final.x.clone()
+        for k, target in enumerate(targets):
+            if target.silhouette is None or not torch.isfinite(x[k]).all():
+                continue
+            if self._mesh is None:
+                self._mesh = BodyModel(self.body, dtype=self.dtype).to(self.device)
+            mine = energy.take(torch.tensor([k], device=self.device))
+            for turn in reversed(range(config.silhouette_rounds)):
+                term = SilhouetteTerm.of(
+                    self._mesh, self._layout, x[k], target.silhouette,
+                    w_inside=config.w_silhouette_inside,
+                    w_outside=config.w_silhouette_outside,
+                    slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
+                )  # fmt: skip
+                shaped = replace(mine, free=self._shape_columns, extra=(*mine.extra, term))
+                here = Candidates.at(x[k : k + 1])
+                x[k] = self._run(shaped, here, _SILHOUETTE_ITERATIONS).x[0]
+                posed = replace(mine, free=self._but_betas)
+                here = Candidates.at(x[k : k + 1])
+                x[k] = self._run(posed, here, _SILHOUETTE_ITERATIONS).x[0]
+        return replace(final, x=x)
+
     def _separate(
-        self, energy: Energy, final: Candidates, measure_only: bool = False
+        self, energy: Energy, final: Candidates, masked: Tensor, *, measure_only: bool = False
     ) -> tuple[Candidates, list[SelfPenetration]]:
-        """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
+        """Push apart what is inside each other, and measure what is left. (B, 1) candidates.
+
+        Those who are ``masked`` (B,) keep the shape that their mask gave them.
+        """
         config, x = self.config, final.x[:, 0].clone()
         batch, iterations = len(x), final.iterations.clone()
         if self._contacts is None:
@@ -599,12 +680,20 @@ class Fitter:
             if not is_deep.any():
                 break
             found, who = found.take(is_deep), who[is_deep]
-            moved = energy.take(who)
-            term = self._contacts.term(moved, x[who], found, config.w_penetration)
-            moved = replace(moved, extra=(*moved.extra, term))
-            solved = self._run(moved, Candidates.at(x[who, None]), config.penetration_iterations)
-            x[who] = solved.x[:, 0]
-            iterations[who] += solved.iterations
+            for keeps_shape in (False, True):
+                group = masked[who] == keeps_shape
+                if not group.any():
+                    continue
+                them = who[group]
+                moved = energy.take(them)
+                term = self._contacts.term(moved, x[them], found.take(group), config.w_penetration)
+                free = self._but_betas if keeps_shape else None
+                moved = replace(moved, free=free, extra=(*moved.extra, term))
+                solved = self._run(
+                    moved, Candidates.at(x[them, None]), config.penetration_iterations
+                )
+                x[them] = solved.x[:, 0]
+                iterations[them] += solved.iterations
             found = self._contacts.find(self._layout.params(x[who]))
             for k, new in zip(who.tolist(), self._contacts.measure(found, len(who)), strict=True):
                 measured[k] = new
@@ -622,7 +711,7 @@ class Fitter:
         self,
         targets: Sequence[FitTarget],
         coarse: Evidence,
-        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+        seen: tuple[SeenTerm, ...] = (),
     ) -> tuple[Candidates, Tensor, Tensor]:
         """Anneal from the headings, and come close from given starts, by the body's points.
 
@@ -632,7 +721,7 @@ class Fitter:
         """
         config, layout = self.config, self._layout
         x = heading_starts(self._coarse, layout, self._prior, coarse)
-        if seen:
+        if any(has_extra(target) for target in targets):
             x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
         has_given = torch.tensor([t.start is not None for t in targets], device=self.device)
         trusted = has_given & (config.given_starts == "alone")
@@ -668,7 +757,7 @@ class Fitter:
         kept: Candidates,
         coarse: Evidence,
         trusted: Tensor,
-        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+        seen: tuple[SeenTerm, ...] = (),
     ) -> tuple[Candidates, tuple[Tensor, Tensor]]:
         """Turn every limb over in depth, alone and then together where it helped.
 
@@ -769,7 +858,7 @@ class Fitter:
             energy, energy(x).matrix, x, self._body_joints, self.config.uncertainty, ending.rivals
         )
         covariance = pack_mm2(covariance.cpu().double().numpy())
-        tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
+        tall = stature_m(self._stature, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
         places = state.points.cpu().double().numpy()
         tried = ending.tried.cpu().numpy()

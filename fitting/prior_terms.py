@@ -1,8 +1,8 @@
 """The priors of one stage: energy, gradient and Gauss-Newton matrix.
 
 Most of them are quadratic in the unknowns with weights that never change: those are one constant
-matrix. What is left depends on the state: bending, joint limits, uprightness, and a pose prior that
-is more than one Gaussian.
+matrix. What is left depends on the state: bending, joint limits, and a pose prior that is more
+than one Gaussian.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bodymodel.rotations import rotvec_to_rotmat
 from fitting.config import StageConfig
 from fitting.limits import JointLimits
 from fitting.priors import BodyPrior, PosePrior
@@ -121,14 +120,6 @@ class StagePriors:
             energy = energy + stage.w_pose * value
             pull[:, body] += stage.w_pose * slope
             self._add_block(matrix, body, stage.w_pose * stiff)
-        if stage.w_upright:
-            lean, inlier, slope = self._lean(x)
-            energy = energy + stage.w_upright * lean.square() * inlier
-            weight = (stage.w_upright * inlier.square())[:, None]
-            root = slices["global_orient"]
-            pull[:, root] += weight * lean[:, None] * slope
-            stiff = weight[..., None] * slope[:, :, None] * slope[:, None]
-            self._add_block(matrix, root, stiff)
         if len(self.free) < layout.size:
             pull, diagonal = pull[:, self.free], diagonal[:, self.free]
         torch.diagonal(matrix, dim1=1, dim2=2).add_(diagonal)
@@ -138,12 +129,10 @@ class StagePriors:
         """Return the energies (B,) by term."""
         stage, body = self.stage, self.layout.slices["body_pose"]
         excess = self.limits.residual(full_pose.flatten(1))
-        lean, inlier, _ = self._lean(x)
         out = {
             "pose": 2 * stage.w_pose * self.prior.energy(x[:, body]),
             "bend": self._bend(x).square().sum(1),
             "limits": stage.w_limits * excess.square().sum(1),
-            "upright": stage.w_upright * lean.square() * inlier,
         }
         for term, name, weight in _squares(self.layout, stage):
             value = (weight * x[:, self.layout.slices[name]].square()).sum(1)
@@ -178,14 +167,6 @@ class StagePriors:
                 pull[:, slices[name]] += force[:, hand] @ basis.T
                 self._add_block(matrix, slices[name], (basis * stiff[:, None, hand]) @ basis.T)
         return energy
-
-    def _lean(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lean out of the image plane: the depth of the body's own vertical, with a heavy tail."""
-        up = rotvec_to_rotmat(x[:, self.layout.slices["global_orient"]])[..., 1]  # (B, 3)
-        lean = up[:, 2]
-        inlier = self.stage.upright_sine**2 / (self.stage.upright_sine**2 + lean.square())
-        slope = torch.stack([up[:, 1], -up[:, 0], torch.zeros_like(lean)], 1)  # e_z . (d x up)
-        return lean, inlier, slope
 
     def _add_block(self, matrix: Tensor, where: slice, block: Tensor) -> None:
         """Add a block (B, n, n) of the unknowns of a slice, as far as they are free."""

@@ -33,6 +33,8 @@ def smplifyx_config(reference: ReferenceConfig | None = None) -> FitConfig:
             w_jaw=w.jaw[0] ** 2,
             w_eyes=0.0,
             w_limits=0.0,
+            w_world=0.0,
+            w_upright=0.0,
             robust_px=reference.robust_px,
         )
 

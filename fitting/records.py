@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from fitting.masks import MaskField
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -51,6 +53,11 @@ class FitTarget:
         start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
             None for the solver's own starts. What is missing or not finite starts at its mean,
             the place as the keypoints tell.
+        world_points: (145, 3) float32, a detector's guess of the points in metres, axes of the
+            camera, any origin; NaN where it has none. None for no guess.
+        conventions: Where the points come from: keys of keypoints.CONVENTIONS. Each point is where
+            the first of them that has it puts it. Empty: all are SMPL-X's own.
+        silhouette: The person's mask, of fitting.masks.mask_field; None for none.
     """
 
     keypoints_2d: np.ndarray
@@ -64,6 +71,9 @@ class FitTarget:
     clip: str = ""
     frame: int = 0
     start: Mapping[str, np.ndarray] | None = None
+    world_points: np.ndarray | None = None
+    conventions: tuple[str, ...] = ()
+    silhouette: MaskField | None = None
 
     @property
     def picture_height_px(self) -> float:

@@ -44,7 +44,15 @@ def fit_target(
         center = o.camera.center_px
     # What is stored is float32: solve with exactly that.
     focal_px, center_px = float(np.float32(choice.focal_px)), np.array(center, np.float32)
-    return FitTarget(o.keypoints_2d, focal_px, center_px, float(o.height), choice.sd)
+    return FitTarget(
+        o.keypoints_2d,
+        focal_px,
+        center_px,
+        float(o.height),
+        choice.sd,
+        world_points=o.world_points,
+        conventions=o.conventions,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,8 @@ class RowMaker:
         focal_px: The user's focal length, None for the data set's, EXIF's, or the usual one.
         fov_deg: Likewise as an angle of view across the longer side.
         focal_sd: Of the logarithm of the usual one; 0 takes it as it is.
+        calibrated: Whether the solver puts points where their conventions do; the reference solver
+            does not.
     """
 
     run_id: str
@@ -74,6 +84,7 @@ class RowMaker:
     focal_px: float | None = None
     fov_deg: float | None = None
     focal_sd: float = 0.0
+    calibrated: bool = True
 
     def target(self, observation: PersonObservation) -> FitTarget:
         """Return what the solver is given of a person."""
@@ -126,6 +137,7 @@ class RowMaker:
             "has_keypoints": bool(seen.any()),
             "keypoints_2d": o.keypoints_2d,
             "keypoint_source": o.keypoint_source,
+            "keypoint_places": list(o.conventions if self.calibrated else ()),
             "has_left_hand": bool((seen & _PART_POINTS["left_hand"]).any()),
             "has_right_hand": bool((seen & _PART_POINTS["right_hand"]).any()),
             "has_face": bool((seen & _PART_POINTS["face"]).any()),

@@ -325,6 +325,7 @@ def _make_loop(
             focal_px=config.focal_px,
             fov_deg=config.fov_deg,
             focal_sd=config.fit.focal.fov_sd if config.focal == "free" else 0.0,
+            calibrated=config.solver == "fast",
         ),
         writer=writer,
         stored=stored,
@@ -417,6 +418,12 @@ def _check_init(config: RunConfig) -> None:
         source = fits_source(config.init)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    name = config.init.removeprefix("regressor:")
+    if name not in ("", config.init) and not Path(name).is_file():
+        raise UsageError(
+            f"--init {config.init}: there is no file {name}; train one with python -m "
+            "regressor.train, or say regressor: for the bundled weights"
+        )
     plain = config.init in ("keypoints", "lifter", "mean") or config.init.startswith("regressor:")
     if source is None and not plain:
         raise UsageError(f"--init must be {INITS}, got {config.init!r}")

@@ -24,6 +24,7 @@ def example_row(seed=0, num_betas=10, num_expression=10, **changes):
                 "list<float32>": [1.0, 2.0],
                 "map<string,float32>": {"data": 1.5, "pose_prior": 0.25},
             }[column.kind]
+    row["keypoint_places"] = []  # noise is where SMPL-X's points are
     return row | changes
 
 

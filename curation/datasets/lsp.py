@@ -78,13 +78,15 @@ class LspDataset:
                 )
                 yield Sample(image_id, path, problem=problem)
                 continue
+            truth = self._truth(image_id)
+            # nobody clicked the joints of rendered people: they are the body's own
+            convention = "lsp14" if truth is None else "smplx_lsp14"
+            points = Keypoints2D(convention, self._points[number - 1])
             person = LabelledPerson(
                 person_index=0,
                 bbox_xyxy_px=None,
-                keypoints=(
-                    (KeypointSource.ANNOTATION, Keypoints2D("lsp14", self._points[number - 1])),
-                ),
-                truth=self._truth(image_id),
+                keypoints=((KeypointSource.ANNOTATION, points),),
+                truth=truth,
             )
             yield Sample(image_id, path, (person,))
 

@@ -61,7 +61,8 @@ def test_sizes_are_in_the_names():
         "fit": 145, "smplx144": 144, "openpose_body25": 25, "openpose_coco18": 18,
         "openpose_hand21_left": 21, "openpose_hand21_right": 21, "openpose_face70": 70,
         "openpose137": 137, "coco17": 17, "coco_wholebody133": 133, "mediapipe_pose33": 33,
-        "mediapipe_holistic543": 543, "lsp14": 14, "mpii16": 16,
+        "mediapipe_holistic543": 543, "lsp14": 14, "smplx_lsp14": 14,
+        "mpii16": 16,
     }  # fmt: skip
     assert {name: len(points) for name, points in CONVENTIONS.items()} == expected
 

@@ -7,6 +7,7 @@ import torch
 
 from bodymodel.model import BodyModel
 from bodymodel.params import BodyParams
+from fitting.candidates import Candidates
 from fitting.config import FitConfig
 from fitting.contacts import BodyContacts
 from fitting.energy import TERMS
@@ -132,9 +133,10 @@ def test_the_fast_solver_takes_the_hand_out(open_body):
 def test_a_hand_deep_in_the_belly_is_taken_out(fitter, belly):
     """From the very pose, which one camera cannot tell from one with the hand before the belly."""
     energy, x = belly
-    start = fitter._measure(energy, x[:, None])
+    start = fitter._measure(energy, Candidates.at(x[:, None]))
+    unmasked = torch.zeros(len(x), dtype=torch.bool)
     inside = fitter._contacts.measure_params(fitter._layout.params(x))
-    apart, measured = fitter._separate(energy, start)
+    apart, measured = fitter._separate(energy, start, unmasked)
     for before, after in zip(inside, measured, strict=True):
         assert before.depth_mm > 50
         assert after.depth_mm < 0.2 * before.depth_mm

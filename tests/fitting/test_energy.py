@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fitting.config import FitConfig
+from fitting.extra import depth_terms
 from fitting.fit import Fitter
 from tests.fitting.people import make_people
 
@@ -18,8 +19,13 @@ def problem(fitter, toy_body):
     """The last stage's energy of three people, and states near their truth."""
     targets, _, _ = make_people(toy_body, 3)
     evidence = fitter._evidence(targets, fitter._fine)
-    stage = replace(FitConfig().fine[-1], w_upright=5000.0)  # every term is there
-    energy = fitter._energy(fitter._fine, stage, evidence)
+    generator = torch.Generator().manual_seed(2)
+    guess = torch.randn(3, 145, 3, generator=generator).numpy()
+    targets = [replace(t, world_points=w) for t, w in zip(targets, guess, strict=True)]
+    terms = depth_terms(
+        targets, fitter._depth, fitter._coarse, fitter._evidence(targets, fitter._coarse)
+    )
+    energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence, terms)
     generator = torch.Generator().manual_seed(1)
     x = 0.2 * torch.randn(3, fitter._layout.size, generator=generator, dtype=torch.float64)
     x[:, fitter._layout.slices["transl"]] = torch.tensor([0.1, 0.2, 3.9], dtype=torch.float64)

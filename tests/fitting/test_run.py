@@ -266,8 +266,8 @@ def test_unreadable_parts_are_done_again(data, tmp_path):
     [
         (["--shard", "2/2"], "--shard must be I/N"),
         (["--shard", "a"], "--shard must be I/N"),
-        (["--init", "regressor:x"], "not there yet"),
-        (["--init", "elsewhere"], "keypoints, mean, or fits:STORE"),
+        (["--init", "regressor:x"], "there is no file x"),
+        (["--init", "elsewhere"], "keypoints, lifter, mean, fits:STORE"),
         (["--init", "fits:nowhere"], "there are no fits in nowhere"),
         (["--init", "mean", "--solver", "lbfgs"], "--init is for the fast solver"),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
