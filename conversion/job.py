@@ -285,7 +285,8 @@ class Job:
         return replace(result, full_pose=pose.astype(np.float32))
 
     def _shape(self, transfer: Transfer, clip: Clip, count: int) -> np.ndarray | None:
-        kept = self.store.path(clip.name, 0).with_name("shape.npy")
+        place = self.store.path(clip.name, 0).parent.relative_to(self.store.root / "data")
+        kept = self.store.root / "shapes" / place.with_name(f"{place.name}.npy")
         if kept.exists():  # one shape, whoever continues
             betas = np.load(kept, allow_pickle=False)
             if betas.shape == (transfer.target.num_betas,):
@@ -313,7 +314,7 @@ class Job:
             _log.warning("%s: %s; every frame gets its own", clip.name, error)
             return None
         kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f"shape.{os.getpid()}.tmp")
+        temporary = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.save(file, betas)
         temporary.replace(kept)
