@@ -1,5 +1,8 @@
 """The loop of a run: clips in, parts out; what was done is not done again."""
 
+import contextlib
+import ctypes
+import gc
 import hashlib
 import logging
 import os
@@ -125,6 +128,7 @@ class Job:
         """Let go of what was built for the bodies so far."""
         self._transfers.clear()
         self._models.clear()
+        return_memory()
 
     def _complain(self, reason: str) -> None:
         _log.error("%s", reason)
@@ -218,6 +222,7 @@ class Job:
                 match = self.correspondence
                 if isinstance(match, VertexIds):
                     match = match.between(source, target)
+                return_memory()  # what reading the bodies took
                 self._transfers[key] = Transfer(
                     source, target, self.options, match, device=self.device
                 )
@@ -348,6 +353,13 @@ class Job:
                 *(torch.as_tensor(np.nan_to_num(x)) for x in given)
             )
         return out.vertices.numpy() + result.transl[rows, None]
+
+
+def return_memory() -> None:
+    """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _joined(pieces: list[TransferResult]) -> TransferResult:

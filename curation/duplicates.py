@@ -14,10 +14,10 @@ import numpy as np
 
 __all__ = ["PhotoHash", "close_pairs", "hash_photo", "hash_pixels", "near_duplicate_groups"]
 
-MAX_DISTANCE = 6
+MAX_DISTANCE = 10
 """Bits of 64 in which pHashes of one photo, cropped a little or compressed, may differ."""
 
-MAX_STEP_DISTANCE = 14
+MAX_STEP_DISTANCE = 16
 """Likewise dHashes, which move more. Unrelated photos differ by 32 on average."""
 
 _SIDE = 32
@@ -104,10 +104,10 @@ def close_pairs(left: np.ndarray, right: np.ndarray, distance: int) -> np.ndarra
         key_left = ((left >> shift) & np.uint64(0xFFFF)).astype(np.uint32)
         key_right = ((right >> shift) & np.uint64(0xFFFF)).astype(np.uint32)
         order = np.argsort(key_right, kind="stable")
-        ordered = key_right[order]
+        size = np.bincount(key_right, minlength=1 << 16)
+        start = np.cumsum(size) - size
         for mask in masks:
-            begin = np.searchsorted(ordered, key_left ^ mask, "left")
-            count = np.searchsorted(ordered, key_left ^ mask, "right") - begin
+            begin, count = start[key_left ^ mask], size[key_left ^ mask]
             for rows in _chunks(count):
                 i = np.repeat(np.arange(len(left))[rows], count[rows])
                 first = np.repeat(np.cumsum(count[rows]) - count[rows], count[rows])

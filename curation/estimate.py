@@ -97,7 +97,7 @@ def estimate_precision(
         raise ValueError(f"is_accepted must be ({count},), got {is_accepted.shape}")
     stratum = np.zeros(count, np.int64) if stratum is None else np.asarray(stratum, np.int64)
     model = VoteModel(votes, 2, truth, stratum, group=is_accepted)
-    state = model.fit(model.weights, model.start(), 5000, 1e-6)
+    state = model.fit(model.weights, model.start(), 3000, 1e-6)
     is_in = model.group == 1
 
     def mean(weights: np.ndarray, posterior: np.ndarray) -> float:
@@ -111,7 +111,7 @@ def estimate_precision(
     for k in range(replicates if is_accepted.any() else 0):
         drawn = rng.multinomial(count, share).astype(np.float64)
         # Stopped early it would stay near where it began, and the interval would be too narrow.
-        fitted = model.fit(drawn, state.posterior.copy(), 2000, 1e-5)
+        fitted = model.fit(drawn, state.posterior.copy(), 1000, 1e-5)
         again[k] = mean(drawn, fitted.posterior)
     precision = logit_interval(value, again, level)
 

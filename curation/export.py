@@ -9,6 +9,7 @@ split. Without a review, ``--all`` exports every fit.
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -142,18 +143,23 @@ def _run(config: ExportConfig) -> int:
     if config.dry_run:
         sys.stdout.write(json.dumps({"dry_run": True, **summary}) + "\n")
         return 0
-    target.mkdir(parents=True, exist_ok=True)
+    # Beside the old export, which is replaced when all is written: a val.parquet of last time next
+    # to a train.parquet of today would share photos with it.
+    made = target.with_name(target.name + ".tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
     body = _body(config, table) if _NEED_BODY & set(config.formats) else None
     for kind in config.formats:
         if kind == "parquet":
-            write_parquet(table, target)
-            write_card(target / "README.md", name, curated.card, **statistics)
+            write_parquet(table, made)
+            write_card(made / "README.md", name, curated.card, **statistics)
             continue
         for split in sorted(set(table["split"].to_pylist())):
             rows = table.filter(pc.field("split") == split)
             good = _good(rows)
-            _write(kind, fits_from_table(rows, good), target, split, body, config)
+            _write(kind, fits_from_table(rows, good), made, split, body, config)
         _log.info("%s: written", kind)
+    _replace(target, made, summary)
     from curation.tables import text_table
 
     lines = [(split, str(n)) for split, n in curated.card["splits"].items()]
@@ -162,6 +168,28 @@ def _run(config: ExportConfig) -> int:
     summary["seconds"] = round(time.monotonic() - begin, 2)
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
+
+
+_MANIFEST = "export.json"
+
+
+def _replace(target: Path, made: Path, summary: dict[str, Any]) -> None:
+    """Put a new export in the place of the last one; files that were not exported stay."""
+    files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
+    (made / _MANIFEST).write_text(json.dumps({**summary, "files": files}, indent=1) + "\n")
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        before = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        before = []
+    for name in before:
+        path = (target / name).resolve()
+        if path.is_relative_to(target.resolve()):
+            path.unlink(missing_ok=True)
+    for name in [*files, _MANIFEST]:  # the manifest last: it says that all is there
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).replace(target / name)
+    shutil.rmtree(made)
 
 
 def _review(config: ExportConfig, store: Any, run_id: str | None) -> tuple[Any, dict[str, Any]]:
@@ -189,8 +217,8 @@ def _review(config: ExportConfig, store: Any, run_id: str | None) -> tuple[Any, 
 
 def _sides(config: ExportConfig, store: Any, run_id: str | None) -> tuple[dict, dict, int]:
     """Return group and side by image_id, and how many photos could not be read."""
-    from curation.duplicates import hash_photo, near_duplicate_groups
-    from curation.images import ImageError
+    from curation.duplicates import near_duplicate_groups
+    from curation.photo_hashes import hash_photos
     from curation.splits import assign_splits
 
     table = store.read_table(["image_id", "image_path", "image_sha256"], run_id)
@@ -203,13 +231,10 @@ def _sides(config: ExportConfig, store: Any, run_id: str | None) -> tuple[dict, 
     images, unread = sorted(photos), 0
     hashes: list[Any] = [None] * len(images)
     if config.duplicates:
-        from tqdm import tqdm
-
-        for k, image in enumerate(tqdm(images, "photos", unit="photo", disable=None)):
-            try:
-                hashes[k] = hash_photo(config.data / photos[image][0])
-            except ImageError:
-                unread += 1
+        cache = None if config.dry_run else store.root / "meta" / "photo_hashes.parquet"
+        wanted = [(config.data / photos[i][0], photos[i][1]) for i in images]
+        hashes = hash_photos(wanted, cache)
+        unread = hashes.count(None)
         if unread:
             _log.warning("%d of %d photos could not be read: looked for copies without them",
                          unread, len(images))  # fmt: skip

@@ -194,6 +194,7 @@ def _finish(plan: _Plan, source: ObserveSource) -> Iterator[PersonObservation]:
         width=header.width,
         height=header.height,
         focal_px=header.focal_px,
+        camera=sample.camera,
     )
     if result is not None and result.problem:
         yield replace(failed, status="image_error", reason=result.problem)

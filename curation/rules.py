@@ -206,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RulesConfig) -> int:
     from curation.decisions import Decision, DecisionStore, default_url
     from curation.quality import read_quality
+    from curation.queue import ReviewQueue
     from curation.store import FitStore
     from curation.tables import text_table
     from curation.triage import NotEnoughDecisionsError
@@ -250,6 +251,7 @@ def _run(config: RulesConfig) -> int:
                 if fit_id not in taken
             ]
         )
+        ReviewQueue(decisions).heed()
         decisions.close()
     summary: dict[str, Any] = {
         "rules": {

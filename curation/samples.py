@@ -19,6 +19,19 @@ class KeypointSource(IntEnum):
     MEDIAPIPE = 4
 
 
+@dataclass(frozen=True)
+class KnownCamera:
+    """A calibrated camera: square pixels, no distortion.
+
+    Attributes:
+        focal_px: In pixels of the upright image.
+        center_px: Principal point, x and y; None for the image's centre.
+    """
+
+    focal_px: float
+    center_px: tuple[float, float] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledPerson:
     """A person as the dataset's own files describe them.
@@ -45,12 +58,14 @@ class Sample:
         path: Where the file is.
         people: Labelled people, empty where the set has no labels for the image.
         problem: Why the labels of this image cannot be used, empty if they can.
+        camera: Where the dataset says which camera took the photo, else None.
     """
 
     image_id: str
     path: Path
     people: tuple[LabelledPerson, ...] = ()
     problem: str = ""
+    camera: KnownCamera | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +85,7 @@ class PersonObservation:
         status: "ok", "no_person", "image_error", "label_error".
         reason: One plain sentence when status is not "ok".
         truth: As in LabelledPerson.
+        camera: As in Sample.
         oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
             either is missing.
     """
@@ -90,4 +106,5 @@ class PersonObservation:
     status: str = "ok"
     reason: str = ""
     truth: dict[str, np.ndarray] | None = None
+    camera: KnownCamera | None = None
     oks_detection: float = float("nan")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bodymodel.keypoints import FIT_KEYPOINTS
-from bodymodel.spec import PARTS
+from bodymodel.spec import BODY_JOINTS, PARTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +118,11 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
         c("transl", "float32", "added after posing", (3,), "m", camera),
         c("focal_px", "float32", "focal length, square pixels", unit="px"),
         c("center_px", "float32", "principal point", (2,), "px", image, "x y"),
-        c("focal_source", "string", "exif, given (--focal-px), default; empty if there is no fit"),
+        c(
+            "focal_source",
+            "string",
+            "dataset, given, exif, fitted (unknown), default (diagonal); empty if there is no fit",
+        ),
         c("body_name", "string", "the body the parameters belong to"),
         c("body_sha256", "string", "of the body's file; never mix rows whose hashes differ"),
         c("body_is_open", "bool", "true: the open body, whose parameters are not SMPL-X's"),
@@ -181,6 +185,30 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
         c("start_margin", "float32", "(best that faces another way - best) / best; NaN if none"),
         c("start_winner", "string", "name of the start that won"),
         c("iterations", "int32", "solver iterations of the winner"),
+        # --- how sure it is
+        c(
+            "joint_covariance_mm2",
+            "float32",
+            "xx xy xz yy yz zz: of the pelvis's place, of the others relative to the pelvis",
+            (len(BODY_JOINTS), 6),
+            "mm^2",
+            camera,
+            "BODY_JOINTS",
+        ),
+        *(
+            c(
+                f"joint_std_{group}_mm",
+                "float32",
+                f"expected distance from the truth, {of}",
+                unit="mm",
+            )
+            for group, of in (
+                ("place", "pelvis"),
+                ("trunk", "spine, neck, head and collars; relative to the pelvis"),
+                ("arms", "shoulders, elbows, wrists; likewise"),
+                ("legs", "hips, knees, ankles, feet; likewise"),
+            )
+        ),
         # --- against the truth, where the dataset has it
         c("has_truth", "bool", "whether the errors below are numbers"),
         c("mpjpe_mm", "float32", "mean error of the body joints, pelvis aligned", unit="mm"),

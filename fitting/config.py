@@ -8,8 +8,12 @@ is fitted as carefully as a large one; and hands and face, which have more point
 weighted so that they do not out-vote it on where the body is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from fitting.clip_config import ClipConfig
+from fitting.focal import FocalConfig
+from fitting.uncertainty import UncertaintyConfig
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,12 @@ class FitConfig:
     """Fewest points of the body that a person is fitted to."""
     tolerance: float = 1e-5
     """A person is done when an iteration lowers the energy by less than this part of it."""
+    focal: FocalConfig = field(default_factory=FocalConfig)
+    """What is expected of a focal length that nobody knows."""
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
+    """What the joints' covariances are calibrated by."""
+    w_points_3d: float = 1.0
+    """3D keypoints beside those in the image; at 1 a millimetre costs what it costs as seen in the
+    photo. Exact ones (motion capture) deserve 100."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    """How frames of a clip are tied together."""

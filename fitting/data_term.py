@@ -33,6 +33,8 @@ class Evidence:
         focal_px: (B,), center_px: (B, 2).
         unit: (B,) residual units per pixel.
         robust_unit: (B,) what the robust function's scale is multiplied by to be in those units.
+        focal_free: (B,) 1 where ``focal_px`` is only where the solver starts, 0 where it is known;
+            None if it is known of all.
     """
 
     points_px: Tensor
@@ -41,10 +43,12 @@ class Evidence:
     center_px: Tensor
     unit: Tensor
     robust_unit: Tensor
+    focal_free: Tensor | None = None
 
     def take(self, index: Tensor) -> "Evidence":
         """Return some of the persons."""
-        return Evidence(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Evidence(**{k: v if v is None else v[index] for k, v in values.items()})
 
     def points(self, index: Tensor) -> "Evidence":
         """Return some of the points of all persons."""
@@ -75,12 +79,14 @@ class DataPlan:
         blocks: Of the points.
         plans: One a block.
         has_transl: Whether the translation is among the unknowns.
+        has_focal: Whether the focal length is.
         size: Number of unknowns.
     """
 
     blocks: PointBlocks
     plans: tuple[_BlockPlan, ...]
     has_transl: bool
+    has_focal: bool
     size: int
 
 
@@ -115,6 +121,7 @@ def plan_data(sliced: SlicedBody, layout: Layout, unknowns: Sequence[int]) -> Da
         for name, _, _ in _HANDS
     }
     transl = places(slices["transl"].start, 3, "transl")
+    focal = places(layout.log_focal, 1, "the focal length")
     shape_unknowns = [*range(slices["betas"].start, slices["betas"].stop)]
     shape_unknowns += [*range(slices["expression"].start, slices["expression"].stop)]
     components = [s for s, u in enumerate(shape_unknowns) if u in place]
@@ -147,13 +154,14 @@ def plan_data(sliced: SlicedBody, layout: Layout, unknowns: Sequence[int]) -> Da
             columns += hand_places[name]
         columns += transl
         columns += [place[shape_unknowns[s]] for s in block.components]
+        columns += focal
         columns.append(len(unknowns))  # the residual
         entries = None
         if columns != list(range(len(unknowns) + 1)) or len(blocks.blocks) > 1:
             at = torch.tensor(columns, device=layout.hand_means.device)
             entries = (at[:, None] * (len(unknowns) + 1) + at).flatten()
         plans.append(_BlockPlan((0, 3 * len(plain)), tuple(hands), entries))
-    return DataPlan(blocks, tuple(plans), bool(transl), len(unknowns))
+    return DataPlan(blocks, tuple(plans), bool(transl), bool(focal), len(unknowns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +176,10 @@ class _Seen:
     inlier: Tensor
 
 
-def _look(evidence: Evidence, state: SlicedState, robust_px: float) -> _Seen:
+def _look(evidence: Evidence, state: SlicedState, robust_px: float, zoom: Tensor) -> _Seen:
     depth = state.points[..., 2].clamp_min(_NEAREST_M)
     ray = state.points[..., :2] / depth[..., None]
-    scale = (evidence.focal_px * evidence.unit)[:, None]
+    scale = (evidence.focal_px * zoom * evidence.unit)[:, None]
     target = (evidence.points_px - evidence.center_px[:, None]) * evidence.unit[:, None, None]
     residual = scale[..., None] * ray - target
     square = residual.square()
@@ -180,9 +188,9 @@ def _look(evidence: Evidence, state: SlicedState, robust_px: float) -> _Seen:
     return _Seen(depth, ray, scale, residual, square, inlier)
 
 
-def data_energy(evidence: Evidence, state: SlicedState, robust_px: float) -> Tensor:
-    """Return (B,) the energy: Geman-McClure per coordinate."""
-    seen = _look(evidence, state, robust_px)
+def data_energy(evidence: Evidence, state: SlicedState, robust_px: float, zoom: Tensor) -> Tensor:
+    """Return (B,) the energy: Geman-McClure per coordinate; see data_quadratic."""
+    seen = _look(evidence, state, robust_px, zoom)
     return (evidence.weights[..., None] * seen.square * seen.inlier).flatten(1).sum(1)
 
 
@@ -192,9 +200,19 @@ def data_quadratic(
     evidence: Evidence,
     state: SlicedState,
     robust_px: float,
+    zoom: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return energy (B,), half its gradient (B, F) and J^T J (B, F, F) by the plan's unknowns."""
-    seen = _look(evidence, state, robust_px)
+    """Return energy (B,), half its gradient (B, F) and J^T J (B, F, F) by the plan's unknowns.
+
+    Args:
+        plan: Of points and unknowns.
+        sliced: The points.
+        evidence: Where they are seen.
+        state: Where they are.
+        robust_px: Scale of the Geman-McClure function, in the units of the residuals.
+        zoom: (B,) what the focal lengths are multiplied by.
+    """
+    seen = _look(evidence, state, robust_px, zoom)
     batch = len(seen.depth)
     weights = evidence.weights[..., None]
     energy = (weights * seen.square * seen.inlier).flatten(1).sum(1)
@@ -204,6 +222,10 @@ def data_quadratic(
     eye = torch.eye(2, dtype=root.dtype, device=root.device)
     rows = torch.cat([across * eye, -across * seen.ray[..., None]], 3)
     residual = root * seen.residual
+    zoomed = None
+    if plan.has_focal:
+        free = 0.0 if evidence.focal_free is None else evidence.focal_free[:, None, None]
+        zoomed = root * seen.scale[..., None] * seen.ray * free
 
     last = plan.size + 1
     whole: Tensor | None = None
@@ -213,7 +235,10 @@ def data_quadratic(
         columns += [pose[..., first:end] @ basis for first, end, basis in item.hands]
         if plan.has_transl:
             columns.append(rows[:, block.points].flatten(1, 2))
-        columns += [shape, residual[:, block.points].reshape(batch, -1, 1)]
+        columns.append(shape)
+        if zoomed is not None:
+            columns.append(zoomed[:, block.points].reshape(batch, -1, 1))
+        columns.append(residual[:, block.points].reshape(batch, -1, 1))
         jacobian = torch.cat(columns, 2)
         square = torch.bmm(jacobian.mT, jacobian)
         if item.entries is None:

@@ -27,6 +27,7 @@ __all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
 TERMS = (
     "data", "pose", "bend", "limits", "upright",
     "shape", "expression", "hands", "jaw", "eyes", "penetration",
+    "focal", "points_3d", "views", "motion",
 )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ class Energy:
         full_pose = layout.full_pose(x)
         state = sliced_forward(self.sliced, full_pose, layout.shape(x), layout.transl(x))
         data, gradient, matrix = data_quadratic(
-            self._plan, self.sliced, self.evidence, state, self.stage.robust_px
+            self._plan, self.sliced, self.evidence, state, self.stage.robust_px, layout.zoom(x)
         )
         energy, gradient = self._priors.add(x, full_pose, gradient, matrix)
         energy = data + energy
@@ -157,7 +158,7 @@ class Energy:
         """Return the energies at the states (B, size) by term, (B, len(TERMS))."""
         full_pose = self.layout.full_pose(x)
         state = sliced_forward(self.sliced, full_pose, self.layout.shape(x), self.layout.transl(x))
-        data = data_energy(self.evidence, state, self.stage.robust_px)
+        data = data_energy(self.evidence, state, self.stage.robust_px, self.layout.zoom(x))
         terms = {"data": data, **self._priors.terms(x, full_pose)}
         if self.extra:
             terms |= self._extra(x, state)[0]
@@ -175,16 +176,17 @@ class Energy:
         """Gather the derivatives by axis-angle and shape into those by the unknowns."""
         num_betas = self.layout.slices["betas"].stop - self.layout.slices["betas"].start
         flat = pose.flatten(2)
-        body = flat[..., :66]
-        if flat.shape[-1] < 66:  # points of a limb: joints after it in the order move none
-            body = torch.nn.functional.pad(flat, (0, 66 - flat.shape[-1]))
-        columns = [body, transl, shape[..., :num_betas]]
+        wanted = 165 if self.size > self.layout.coarse_size else 66
+        if flat.shape[-1] < wanted:  # points of a limb: joints after it in the order move none
+            flat = torch.nn.functional.pad(flat, (0, wanted - flat.shape[-1]))
+        columns = [flat[..., :66], transl, shape[..., :num_betas]]
         if self.size > self.layout.coarse_size:
             hands = [
                 flat[..., first : first + 45] @ self.layout.hand_components[i].T
                 for i, first in enumerate((75, 120))
             ]
-            columns += [flat[..., 66:75], *hands, shape[..., num_betas:]]
+            no_focal = torch.zeros_like(flat[..., :1])  # points do not move with the lens
+            columns += [flat[..., 66:75], *hands, shape[..., num_betas:], no_focal]
         return torch.cat(columns, 2)
 
 

@@ -12,12 +12,25 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
-from bodymodel.spec import PARTS, keypoint_part
+from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.candidates import Candidates
+from fitting.clip import choose_path, minimise_clip, motion_matrix
 from fitting.config import FitConfig, StageConfig
 from fitting.contacts import BodyContacts
-from fitting.energy import TERMS, Energy, Evidence
+from fitting.covariance import Rivals, joint_covariance, relative_joints
+from fitting.energy import TERMS, Energy, Evidence, Term
+from fitting.extra import (
+    find_extra_problem,
+    has_2d,
+    has_extra,
+    residual_3d_mm,
+    seen_terms,
+    start_from_points,
+    weighted,
+)
+from fitting.focal_term import FocalTerm, focal_start
 from fitting.limits import joint_limits
+from fitting.points3d import Points3DTerm
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
@@ -35,10 +48,15 @@ from fitting.starts import (
 )
 from fitting.state import Layout
 from fitting.target_check import find_problem, seen_points
+from fitting.uncertainty import pack_mm2
+from fitting.views import ViewsTerm
 
 _USUAL_STATURE_M = 1.7
 _PICTURE_PER_PERSON = 1.25  # the picture height of SMPLify-X's units, in heights of the person
 _RIGID_ITERATIONS = 10
+_OTHER_ANSWER_M = 0.05  # joints that far from where another answer has them are elsewhere
+_ANY_FOCAL_PX = 1000.0  # of persons who are not seen in a photo
+_FOLLOW_ITERATIONS = 10  # from the answer of a frame to that of the next
 _WRISTS = ("left_wrist", "right_wrist")
 _CPU_CHUNK = 64  # people: enough to hide the cost of a call, little enough for the cache
 
@@ -72,6 +90,50 @@ class _Ending:
     start_energies: Tensor
     start_margin: Tensor
     self_penetration: list[SelfPenetration]
+    rivals: Rivals
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What competes in the end.
+
+    Attributes:
+        energy: Of the last stage.
+        kept: (B, K) answers.
+        which: (B, K) from which of the starts they came.
+        tried: (B, starts) bool, start_energies: (B, starts).
+        margin: (B,) of the best against the best that faces another way.
+        limbs: See Fitter._flip_limbs.
+    """
+
+    energy: Energy
+    kept: Candidates
+    which: Tensor
+    tried: Tensor
+    start_energies: Tensor
+    margin: Tensor
+    limbs: tuple[Tensor, Tensor]
+
+    @classmethod
+    def join(cls, parts: "Sequence[_Search]") -> "_Search":
+        """Put batches after one another; the energy keeps its evidence, but no further terms."""
+
+        def cat(values: "Sequence[Tensor | None]") -> Tensor | None:
+            return None if values[0] is None else torch.cat(values)
+
+        evidence = [vars(part.energy.evidence) for part in parts]
+        joined = Evidence(**{k: cat([e[k] for e in evidence]) for k in evidence[0]})
+        kept = [vars(part.kept) for part in parts]
+        limbs = tuple(torch.cat([part.limbs[k] for part in parts]) for k in range(2))
+        return cls(
+            replace(parts[0].energy, evidence=joined, extra=()),
+            Candidates(**{k: torch.cat([c[k] for c in kept]) for k in kept[0]}),
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("which", "tried", "start_energies", "margin")
+            ),
+            limbs,
+        )
 
 
 class Fitter:
@@ -107,6 +169,7 @@ class Fitter:
         self._coarse = slice_body(body, COARSE_POINTS, **options)
         self._fine = slice_body(body, FINE_POINTS, **options)
         self._all = slice_body(body, **options)
+        self._body_joints = slice_body(body, BODY_JOINTS, **options)
         self._limbs = [slice_body(body, limb.points, **options) for limb in LIMBS]
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
@@ -123,8 +186,14 @@ class Fitter:
         size = max(1, len(usable))
         if self.device.type == "cpu":
             size = min(_CPU_CHUNK, math.ceil(size / torch.get_num_threads()))
-        chunks = [usable[k : k + size] for k in range(0, len(usable), size)]
+        # those with more evidence apart: the others need not carry its terms
+        single = [k for k in usable if not targets[k].clip]
+        kinds = ([k for k in single if has_extra(targets[k]) == extra] for extra in (False, True))
+        chunks = [kind[k : k + size] for kind in kinds for k in range(0, len(kind), size)]
         results: dict[int, FitResult] = {}
+        for clip in self._clips(targets, usable):
+            fitted = self._fit_clip([targets[k] for k in clip])
+            results.update(zip(clip, fitted, strict=True))
         for chunk, fitted in zip(chunks, self._fit_chunks(targets, chunks), strict=True):
             results.update(zip(chunk, fitted, strict=True))
         return [
@@ -158,6 +227,21 @@ class Fitter:
             like.new_zeros(1, 3),
         ).points[0]
 
+    def _clips(self, targets: Sequence[FitTarget], usable: list[int]) -> list[list[int]]:
+        """Return the targets of each clip, in the order of their frames."""
+        clips: dict[str, list[int]] = {}
+        for k in usable:
+            if targets[k].clip:
+                clips.setdefault(targets[k].clip, []).append(k)
+        for name, members in clips.items():
+            members.sort(key=lambda k: targets[k].frame)
+            frames = [targets[k].frame for k in members]
+            if len(set(frames)) < len(frames):
+                raise ValueError(
+                    f"clip {name!r} has a frame number twice; a clip is one person in one camera"
+                )
+        return list(clips.values())
+
     def _fit_chunks(
         self, targets: Sequence[FitTarget], chunks: list[list[int]]
     ) -> list[list[FitResult]]:
@@ -182,6 +266,8 @@ class Fitter:
         """Say why a person cannot be fitted, or nothing."""
         config = self.config
         limits = COARSE_POINTS, config.min_points, config.min_confidence
+        if has_extra(target):
+            return find_extra_problem(target, *limits)
         if problem := find_problem(target, *limits):
             return problem
         if config.residuals == "published" and not target.picture_height_px > 0:
@@ -230,8 +316,8 @@ class Fitter:
         return Evidence(
             points_px=real(points[..., :2]),
             weights=real(points[..., 2] ** 2 * own),
-            focal_px=real([t.focal_px for t in targets]),
-            center_px=real(np.stack([t.center_px for t in targets])),
+            focal_px=real([t.focal_px if has_2d(t) or t.views else _ANY_FOCAL_PX for t in targets]),
+            center_px=real(np.nan_to_num(np.stack([t.center_px for t in targets]))),
             unit=real(np.ones(len(targets))),
             robust_unit=real(np.ones(len(targets))),
         )
@@ -251,14 +337,49 @@ class Fitter:
             return 1.0 + stage.w_hand_points * is_twice
         return stage.w_face_points if part == "face" else stage.w_hand_points
 
-    def _energy(self, sliced: SlicedBody, stage: StageConfig, evidence: Evidence) -> Energy:
+    def _energy(
+        self,
+        sliced: SlicedBody,
+        stage: StageConfig,
+        evidence: Evidence,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+        extra: tuple[Term, ...] = (),
+    ) -> Energy:
+        """Return a stage's energy.
+
+        Args:
+            sliced: The points.
+            stage: The weights.
+            evidence: The photo.
+            seen: Further evidence of these points; their parts' weights are the photo's.
+            extra: Other terms.
+        """
         size = self._layout.coarse_size
         if stage.w_hand_points or stage.w_face_points:
             size = self._layout.size
             weight = [self._stage_weight(name, stage) for name in sliced.points]
             weight = torch.tensor(weight, dtype=self.dtype, device=self.device)
             evidence = replace(evidence, weights=evidence.weights * weight)
-        return Energy(sliced, self._layout, self._prior, self._limits, stage, evidence, size)
+            seen = weighted(seen, weight)
+        extra = (*seen, *extra)
+        return Energy(
+            sliced, self._layout, self._prior, self._limits, stage, evidence, size, extra=extra
+        )
+
+    def _unknown_focal(
+        self, targets: Sequence[FitTarget], scale: Tensor
+    ) -> tuple[FocalTerm, Tensor]:
+        """Return the term of the focal lengths, and where they start; ``scale`` in px per metre."""
+
+        def real(x) -> Tensor:
+            return torch.as_tensor(np.asarray(x), dtype=self.dtype, device=self.device)
+
+        sd = real([t.focal_sd if has_2d(t) and not t.views else 0 for t in targets])
+        expected = real([t.focal_px if has_2d(t) or t.views else _ANY_FOCAL_PX for t in targets])
+        start = focal_start(expected, sd, scale, self.config.focal)
+        free = (sd > 0).to(self.dtype)
+        known_sd = torch.where(sd > 0, sd, 1.0)
+        return FocalTerm((start / expected).log(), known_sd, free, self.config.focal), start
 
     def _run(
         self, energy: Energy, candidates: Candidates, iterations: int, *, go_on: bool = False
@@ -299,42 +420,165 @@ class Fitter:
         merged = candidates.merged(self._coarse, self._layout, self.config.same_m)
         return merged.hopeless(factor)
 
-    def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+    def _fine_slice(self, targets: Sequence[FitTarget]) -> SlicedBody:
+        """Return the points of the last stages: all if any are in space, else what photos have."""
+        has_3d = any(target.keypoints_3d is not None for target in targets)
+        return self._all if has_3d else self._fine
+
+    def _search(self, targets: Sequence[FitTarget]) -> _Search:
+        """Find the answers of each person that compete in the end."""
         config, layout = self.config, self._layout
         coarse = self._evidence(targets, self._coarse)
         scale = pixels_per_metre(self._coarse, coarse, self._rest())
-        coarse = self._scaled(coarse, targets, scale)
-        fine = self._scaled(self._evidence(targets, self._fine), targets, scale)
+        focal, focal_px = self._unknown_focal(targets, scale)
+        coarse = replace(self._scaled(coarse, targets, scale), focal_px=focal_px)
+        points = self._fine_slice(targets)
+        fine = self._scaled(self._evidence(targets, points), targets, scale)
+        fine = replace(fine, focal_px=focal_px, focal_free=focal.free)
+        lens = (focal,) if bool(focal.free.any()) else ()
+        seen = fine_seen = ()
+        if any(has_extra(target) for target in targets):
+            seen = seen_terms(targets, self._coarse, config, coarse.unit)
+            fine_seen = seen_terms(targets, points, config, coarse.unit)
 
-        found, tried, trusted = self._starts(targets, coarse)
+        found, tried, trusted = self._starts(targets, coarse, seen)
         # All starts are compared by one energy, so that the margin between them means something.
-        found = self._measure(self._energy(self._coarse, config.flip, coarse), found)
+        found = self._measure(self._energy(self._coarse, config.flip, coarse, seen), found)
         measured = found.energy.gather(1, found.same_as)
         found = self._thin(found, config.hopeless_fine)
         which = found.distinct(layout, min(config.keep, found.x.shape[1]))
-        kept = self._flip_limbs(found.take(which), coarse, trusted)
+        kept, limbs = self._flip_limbs(found.take(which), coarse, trusted, seen)
         start_energies = measured.scatter(1, which, kept.energy)
         margin = kept.margin(layout)
         for stage in config.fine:
             kept = self._thin(kept, config.hopeless_fine)
-            energy = self._energy(self._fine, stage, fine)
+            energy = self._energy(points, stage, fine, fine_seen, lens)
             # the last stage is the longest: whoever is behind after some of it will not win
             first = min(config.probation, stage.iterations)
             kept = self._run(energy, kept, first)
             if stage.iterations > first:
                 kept = self._thin(kept, config.hopeless_last)
                 kept = self._run(energy, kept, stage.iterations - first, go_on=True)
-        final, order = kept.best()
-        winner = which.gather(1, order)[:, 0]
-        apart, penetration = self._separate(energy, final)
+        return _Search(energy, kept, which, tried, start_energies, margin, limbs)
+
+    def _fit_batch(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        search = self._search(targets)
+        final, order = search.kept.best()
+        return self._end(targets, search, search.energy, final, order)
+
+    def _end(
+        self,
+        targets: Sequence[FitTarget],
+        search: _Search,
+        energy: Energy,
+        final: Candidates,
+        order: Tensor,
+    ) -> list[FitResult]:
+        """Make the results of (B, 1) answers, which the search had at the places ``order``."""
+        is_clip = bool(targets[0].clip)  # what is pushed apart frame by frame would jitter
+        apart, penetration = self._separate(energy, final, measure_only=is_clip)
         ending = _Ending(
-            apart.x[:, 0], final.converged[:, 0], apart.iterations[:, 0], winner, tried,
-            start_energies, margin, penetration,
-        )  # fmt: skip
+            apart.x[:, 0],
+            final.converged[:, 0],
+            apart.iterations[:, 0],
+            search.which.gather(1, order)[:, 0],
+            search.tried,
+            search.start_energies,
+            search.margin,
+            penetration,
+            self._rivals(search.kept, order, search.limbs),
+        )
         return self._results(targets, energy, ending)
 
+    def _fit_clip(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        """Fit frames of one person together; the targets are in the order of their frames."""
+        if any(target.keypoints_3d is not None for target in targets):  # all frames alike
+            none = np.zeros((len(FIT_KEYPOINTS), 4))
+            targets = [
+                t if t.keypoints_3d is not None else replace(t, keypoints_3d=none) for t in targets
+            ]
+        chunks = [targets[k : k + _CPU_CHUNK] for k in range(0, len(targets), _CPU_CHUNK)]
+        search = _Search.join([self._search(chunk) for chunk in chunks])
+        alone, order = search.kept.best()
+        frames, count = [t.frame for t in targets], len(targets)
+        energy = self._clip_energy(targets, search, alone.x[:, 0])
+        kept = search.kept.x.clone()
+        kept[..., self._layout.log_focal] += (
+            search.energy.evidence.focal_px / energy.evidence.focal_px
+        ).log()[:, None]
+        # what the frames before and after think may be the better answer here
+        near = torch.arange(count, device=self.device)
+        before, after = (near - 1).clamp_min(0), (near + 1).clamp_max(count - 1)
+        best = kept[near, order[:, 0]]
+        follow = Candidates.at(torch.stack([best[before], best[after]], 1))
+        tried = self._run(energy, follow, _FOLLOW_ITERATIONS)
+        x = torch.cat([kept, tried.x], 1)
+        own = self._measure(energy, replace(search.kept, x=kept)).open_energy
+        energies = torch.cat([own, tried.energy], 1)
+        path = choose_path(energies, self._joints(x), frames, self.config.clip)
+        x = x[near, path]
+
+        shared = self._layout.columns("betas").tolist()
+        if energy.evidence.focal_free is not None and bool(energy.evidence.focal_free.any()):
+            shared.append(self._layout.log_focal)
+        shared = torch.tensor(shared, device=self.device)
+        x[:, shared] = x[:, shared].mean(0)
+        local = torch.ones(self._layout.size, dtype=torch.bool, device=self.device)
+        local[shared] = local[self._layout.log_focal] = False
+        local = torch.nonzero(local)[:, 0]
+        settled = self._run(
+            replace(energy, free=local), Candidates.at(x[:, None]), _FOLLOW_ITERATIONS
+        )
+        motion = motion_matrix(frames, self.config.clip.longest_gap)
+        solution = minimise_clip(
+            energy, settled.x[:, 0], self._body_joints, motion, shared, self.config.clip
+        )
+        converged = torch.full_like(alone.converged, solution.converged)
+        order = torch.where(path[:, None] < search.kept.x.shape[1], path[:, None], order)
+        final = replace(
+            alone,
+            x=solution.x[:, None],
+            iterations=search.kept.iterations.gather(1, order) + solution.iterations,
+            converged=converged,
+        )
+        results = self._end(targets, search, energy, final, order)
+        if not solution.converged:
+            limit = self.config.clip.iterations
+            reason = f"the clip's energy still fell after {limit} iterations of all frames"
+            results = [replace(r, reason=reason) if r.reason else r for r in results]
+        return results
+
+    def _clip_energy(self, targets: Sequence[FitTarget], search: _Search, x: Tensor) -> Energy:
+        """Return the last stage's energy of all frames, with one focal length to start from.
+
+        What is expected of shape and lens weighs in every frame, as alone: frames that follow each
+        other err alike, and hardly say more of the shape than one.
+
+        Args:
+            targets: The frames.
+            search: What was found frame by frame.
+            x: (T, size) its best answers.
+        """
+        evidence = search.energy.evidence
+        stage = self.config.fine[-1]
+        lens: tuple[Term, ...] = ()
+        if evidence.focal_free is not None and bool((evidence.focal_free > 0).any()):
+            found = (evidence.focal_px * self._layout.zoom(x)).log().median().exp()
+            expected = evidence.points_px.new_tensor([t.focal_px for t in targets])
+            sd = evidence.points_px.new_tensor([max(t.focal_sd, 1e-3) for t in targets])
+            offset = (found / expected).log()
+            lens = (FocalTerm(offset, sd, evidence.focal_free, self.config.focal),)
+            evidence = replace(evidence, focal_px=found.expand(len(targets)).contiguous())
+        points = self._fine_slice(targets)
+        own = self._evidence(targets, points)
+        evidence = replace(evidence, weights=own.weights)  # without the weights of the parts
+        seen = ()
+        if any(has_extra(target) for target in targets):
+            seen = seen_terms(targets, points, self.config, evidence.unit)
+        return self._energy(points, stage, evidence, seen, lens)
+
     def _separate(
-        self, energy: Energy, final: Candidates
+        self, energy: Energy, final: Candidates, measure_only: bool = False
     ) -> tuple[Candidates, list[SelfPenetration]]:
         """Push apart what is inside each other, and measure what is left. (B, 1) candidates."""
         config, x = self.config, final.x[:, 0].clone()
@@ -344,6 +588,8 @@ class Fitter:
         found = self._contacts.find(self._layout.params(x))
         measured = self._contacts.measure(found, batch)
         rounds = config.penetration_rounds if config.interpenetration == "on" else 0
+        if measure_only:
+            rounds = 0
         who = torch.arange(batch, device=self.device)
         for _ in range(rounds):
             still = [
@@ -373,7 +619,10 @@ class Fitter:
         return replace(evidence, unit=unit, robust_unit=unit)
 
     def _starts(
-        self, targets: Sequence[FitTarget], coarse: Evidence
+        self,
+        targets: Sequence[FitTarget],
+        coarse: Evidence,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
     ) -> tuple[Candidates, Tensor, Tensor]:
         """Anneal from the headings, and come close from given starts, by the body's points.
 
@@ -383,15 +632,17 @@ class Fitter:
         """
         config, layout = self.config, self._layout
         x = heading_starts(self._coarse, layout, self._prior, coarse)
+        if seen:
+            x = start_from_points(x, targets, self._coarse, layout, self._prior, config)
         has_given = torch.tensor([t.start is not None for t in targets], device=self.device)
         trusted = has_given & (config.given_starts == "alone")
         named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=self.device)
         is_open = named & ~trusted[:, None]
-        rigid = self._energy(self._coarse, config.coarse[0], coarse)
+        rigid = self._energy(self._coarse, config.coarse[0], coarse, seen)
         rigid = replace(rigid, free=self._rigid_columns, prior=self._coarse_prior)
         found = self._run(rigid, Candidates.at(x, is_open), _RIGID_ITERATIONS)
         for stage in config.coarse:
-            energy = self._energy(self._coarse, stage, coarse)
+            energy = self._energy(self._coarse, stage, coarse, seen)
             energy = replace(energy, prior=self._coarse_prior)
             found = self._run(energy, found, stage.iterations)
             found = self._thin(found, config.hopeless_coarse)
@@ -399,6 +650,8 @@ class Fitter:
         given = self._run(
             rigid, Candidates.at(given[:, None], has_given[:, None]), _RIGID_ITERATIONS
         )
+        if config.given_starts == "compete":  # as settled as those that it is compared with
+            given = self._run(energy, given, config.coarse[-1].iterations)
         tried = torch.cat([is_open, has_given[:, None]], 1)
         return found.joined(given), tried, trusted
 
@@ -410,35 +663,88 @@ class Fitter:
                 x[k] = self._layout.vector(target.start, x[k])
         return x
 
-    def _flip_limbs(self, kept: Candidates, coarse: Evidence, trusted: Tensor) -> Candidates:
+    def _flip_limbs(
+        self,
+        kept: Candidates,
+        coarse: Evidence,
+        trusted: Tensor,
+        seen: tuple[Points3DTerm | ViewsTerm, ...] = (),
+    ) -> tuple[Candidates, tuple[Tensor, Tensor]]:
         """Turn every limb over in depth, alone and then together where it helped.
 
         Limbs hardly know of each other, so the best way of each is found alone and all are joined.
         Given starts that are trusted are not turned over.
+
+        Returns:
+            The candidates, and what each limb might have done instead: where it would have the
+            body's joints against where it has them, (B, C, limbs, 22, 3), and for which excess of
+            energy, (B, C, limbs).
         """
         layout, stage = self._layout, self.config.flip
-        energy = self._energy(self._coarse, stage, coarse)
+        energy = self._energy(self._coarse, stage, coarse, seen)
+        shape = (*kept.x.shape[:2], len(LIMBS))
+        shift = kept.x.new_zeros(*shape, len(BODY_JOINTS), 3)
+        excess = kept.x.new_full(shape, torch.inf)
         may_flip = kept.is_open & ~trusted[:, None]
         person, place = torch.nonzero(may_flip, as_tuple=True)
         if self.config.limb_flips and len(person):
             evidence = coarse.take(person)
             base = kept.x[person, place]
             joined = base.clone()
-            for limb, sliced, columns in zip(LIMBS, self._limbs, self._limb_columns, strict=True):
-                one = replace(
-                    self._energy(sliced, stage, evidence.points(self._limb_points(sliced))),
-                    free=columns,
-                )
+            theirs = tuple(term.take(person) for term in seen)
+            limbs = zip(LIMBS, self._limbs, self._limb_columns, strict=True)
+            for k, (limb, sliced, columns) in enumerate(limbs):
+                points = self._limb_points(sliced)
+                here = tuple(term.at(points) for term in theirs)
+                one = self._energy(sliced, stage, evidence.points(points), here)
+                one = replace(one, free=columns)
                 flips = [flip_limb(self._coarse, layout, base, limb, which) for which in FLIPS]
                 tried = Candidates.at(torch.stack([base, *flips], 1))
-                best, _ = self._run(one, tried, stage.iterations).best()
+                tried = self._run(one, tried, stage.iterations)
+                best, _ = tried.best()
                 joined[:, columns] = best.x[:, 0, columns]
+                shift[person, place, k], excess[person, place, k] = self._runner_up(tried)
             both = Candidates.at(torch.stack([base, joined], 1))
             best, _ = self._measure(energy.take(person), both).best()
             x = kept.x.clone()
             x[person, place] = best.x[:, 0]
             kept = replace(kept, x=x)
-        return self._run(energy, kept, stage.iterations)
+        return self._run(energy, kept, stage.iterations), (shift, excess)
+
+    def _joints(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., 22, 3) the body's joints, the others relative to the pelvis."""
+        flat, layout = x.reshape(-1, x.shape[-1]), self._layout
+        state = sliced_forward(
+            self._body_joints, layout.full_pose(flat), layout.shape(flat), layout.transl(flat)
+        )
+        return relative_joints(state.points).view(*x.shape[:-1], -1, 3)
+
+    def _runner_up(self, tried: Candidates) -> tuple[Tensor, Tensor]:
+        """Of the states that were tried, the best that is another answer than the best.
+
+        Returns:
+            (B, 22, 3) where it has the joints against where the best has them, and (B,) the excess
+            of its energy, infinite if there is none.
+        """
+        _, order = tried.best()
+        joints = self._joints(tried.x)
+        away = joints - joints.gather(1, order[..., None, None].expand(-1, -1, *joints.shape[2:]))
+        excess = tried.energy - tried.energy.gather(1, order)
+        excess = torch.where(away.norm(dim=-1).amax(-1) > _OTHER_ANSWER_M, excess, torch.inf)
+        excess, which = excess.min(1)
+        return away[torch.arange(len(which), device=which.device), which], excess
+
+    def _rivals(self, kept: Candidates, order: Tensor, limbs: tuple[Tensor, Tensor]) -> Rivals:
+        """Gather the answers that lost against the winner, ``order`` (B, 1)."""
+        person = torch.arange(len(order), device=self.device)
+        winner = order[:, 0]
+        joints = self._joints(kept.x)
+        excess = kept.open_energy - kept.energy.gather(1, order)
+        excess = torch.where(excess > 0, excess, torch.inf)  # not the winner itself
+        shift, more = (values[person, winner] for values in limbs)
+        joints = torch.cat([joints, joints[person, winner][:, None] + shift], 1)
+        excess = torch.cat([excess, more], 1)
+        return Rivals(joints, excess)
 
     def _limb_points(self, sliced: SlicedBody) -> Tensor:
         """Where the points of a limb stand among those of the coarse stages."""
@@ -455,11 +761,17 @@ class Fitter:
         terms = energy.terms(x)
         total = terms.sum(1)
         state = sliced_forward(self._all, layout.full_pose(x), layout.shape(x), layout.transl(x))
-        focal, center = energy.evidence.focal_px, energy.evidence.center_px
+        focal = energy.evidence.focal_px * layout.zoom(x)
+        center = energy.evidence.center_px
         pixels = focal[:, None, None] * state.points[..., :2] / state.points[..., 2:]
         pixels = (pixels + center[:, None]).cpu().double().numpy()
+        covariance = joint_covariance(
+            energy, energy(x).matrix, x, self._body_joints, self.config.uncertainty, ending.rivals
+        )
+        covariance = pack_mm2(covariance.cpu().double().numpy())
         tall = stature_m(self._all, layout.shape(x)) * focal / layout.transl(x)[:, 2]
         params = layout.params(x).numpy()
+        places = state.points.cpu().double().numpy()
         tried = ending.tried.cpu().numpy()
         energies = ending.start_energies.cpu().float().numpy()
         rows = [FIT_KEYPOINTS.index(name) for name in self._all.points]
@@ -467,7 +779,9 @@ class Fitter:
         results = []
         for k, target in enumerate(targets):
             projected = np.full((len(FIT_KEYPOINTS), 2), np.nan, np.float32)
-            projected[rows] = pixels[k]
+            is_seen = has_2d(target) or bool(target.views)
+            if is_seen:
+                projected[rows] = pixels[k]
             points = target.keypoints_2d
             distance = np.linalg.norm(projected - points[:, :2], axis=-1)
             residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
@@ -486,7 +800,7 @@ class Fitter:
                     projected_2d=projected,
                     residual_px=residual,
                     residual_part_px={p: _median(used[used_parts == p]) for p in PARTS},
-                    person_height_px=float(tall[k]),
+                    person_height_px=float(tall[k]) if is_seen else float("nan"),
                     energy=dict(zip(TERMS, terms[k].tolist(), strict=True)),
                     energy_total=float(total[k]),
                     starts=tuple(
@@ -498,6 +812,9 @@ class Fitter:
                     iterations=int(ending.iterations[k]),
                     status=status,
                     reason=reason,
+                    focal_px=float(focal[k]) if is_seen else float("nan"),
+                    joint_covariance_mm2=covariance[k],
+                    residual_3d_mm=residual_3d_mm(target, rows, places[k]),
                     self_penetration=ending.self_penetration[k],
                 )
             )

@@ -1,20 +1,56 @@
-"""Where the fits of a run start, as ``--init`` names it. Torch-free."""
+"""Where the fits of a run start, as ``--init`` names it. Torch is loaded for networks only."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, image_key
 from curation.store import FitStore
+from fitting.records import FitTarget
 
-__all__ = ["INITS", "StartOf", "fits_source", "starts_of_fits"]
+if TYPE_CHECKING:
+    from bodymodel.body import BodyData
 
-INITS = "keypoints, mean, or fits:STORE"
+__all__ = [
+    "INITS",
+    "Starter",
+    "ToStart",
+    "fits_source",
+    "lifter_starts",
+    "regressor_starts",
+    "starts_of_fits",
+]
 
-StartOf = Callable[[PersonObservation], Mapping[str, np.ndarray] | None]
-"""The start of a person: FitTarget.start."""
+INITS = "keypoints, lifter, mean, fits:STORE, or regressor:CHECKPOINT"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ToStart:
+    """A person who is about to be fitted.
+
+    Attributes:
+        observation: What was seen.
+        target: What the solver will be given.
+        image_path: The photo.
+    """
+
+    observation: PersonObservation
+    target: FitTarget
+    image_path: Path
+
+
+Start = Mapping[str, np.ndarray] | None
+"""FitTarget.start."""
+
+Starter = Callable[[Sequence[ToStart]], list[Start]]
+"""The starts of a batch of persons."""
 
 
 def fits_source(init: str) -> tuple[Path, str | None] | None:
@@ -43,7 +79,7 @@ def fits_source(init: str) -> tuple[Path, str | None] | None:
     return path, run_id or found[0]
 
 
-def starts_of_fits(path: Path, run_id: str, body_sha256: str) -> StartOf:
+def starts_of_fits(path: Path, run_id: str, body_sha256: str) -> Starter:
     """Return the starts that a run's fits are, for the same persons of the same photos.
 
     The parameters of all persons are held: about 1 kB each.
@@ -70,7 +106,12 @@ def starts_of_fits(path: Path, run_id: str, body_sha256: str) -> StartOf:
         if row["status"] in FIT_STATUSES:
             key = image_key(row["image_id"]), int(row["person_index"])
             starts[key] = {name: np.asarray(row[name], np.float32).copy() for name in known}
-    return lambda o: starts.get((image_key(o.image_id), o.person_index))
+
+    def of(person: ToStart) -> Start:
+        seen = person.observation
+        return starts.get((image_key(seen.image_id), seen.person_index))
+
+    return lambda people: [of(person) for person in people]
 
 
 def _has_column(store: FitStore, run_id: str, name: str) -> bool:
@@ -78,3 +119,77 @@ def _has_column(store: FitStore, run_id: str, name: str) -> bool:
 
     parts = store.parts(run_id)
     return bool(parts) and name in pq.read_schema(parts[0].path).names
+
+
+def lifter_starts(body: "BodyData", device: str) -> Starter:
+    """Return the likeliest bodies that the keypoint lifter sees in the keypoints alone.
+
+    Args:
+        body: That is fitted.
+        device: Where the network runs.
+    """
+    import torch
+
+    from regressor.lifter.predict import load_lifter
+
+    lifter = load_lifter(body, device=device)
+
+    def starts(people: Sequence[ToStart]) -> list[Start]:
+        targets = [person.target for person in people]
+        points = np.nan_to_num(np.stack([t.keypoints_2d for t in targets]).astype(np.float32))
+        lifted = lifter(
+            torch.as_tensor(points),
+            torch.tensor([t.focal_px for t in targets], dtype=torch.float32),
+            torch.as_tensor(np.stack([t.center_px for t in targets]).astype(np.float32)),
+        ).numpy()
+        return [{name: value[k, 0] for name, value in lifted.items()} for k in range(len(people))]
+
+    return starts
+
+
+def regressor_starts(body: "BodyData", checkpoint: Path | None, device: str) -> Starter:
+    """Return the bodies that an image regressor sees in the photos.
+
+    A photo that cannot be read again, or a person without a box, starts by keypoints.
+
+    Args:
+        body: That is fitted.
+        checkpoint: Of regressor.train; the weights that come with the package if None.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: If the checkpoint cannot be used with this body.
+    """
+    from curation.images import ImageError, read_image
+    from curation.people import keypoint_box
+    from regressor.checkpoints import load_model
+    from regressor.predictor import PersonBox, Predictor
+
+    predictor = Predictor(load_model(body, checkpoint, device)[0], body)
+
+    def look(person: ToStart) -> "PersonBox | None":
+        box = person.observation.bbox_xyxy_px
+        if not np.isfinite(box).all():
+            box = keypoint_box(person.observation.keypoints_2d)
+        if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+            return None
+        try:
+            picture = read_image(person.image_path)[0]
+        except ImageError as error:
+            _log.warning("%s starts by keypoints: %s", person.image_path.name, error)
+            return None
+        target = person.target
+        return PersonBox(picture, box, target.focal_px, np.asarray(target.center_px))
+
+    def starts(people: Sequence[ToStart]) -> list[Start]:
+        boxes = [look(person) for person in people]
+        found: list[Start] = [None] * len(people)
+        seen = [k for k, box in enumerate(boxes) if box is not None]
+        for first in range(0, len(seen), 16):
+            some = seen[first : first + 16]
+            params = predictor([boxes[k] for k in some]).params.numpy()
+            for place, k in enumerate(some):
+                found[k] = {name: value[place] for name, value in params.items()}
+        return found
+
+    return starts

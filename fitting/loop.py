@@ -20,10 +20,11 @@ from curation.run_writer import RunWriter
 from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
-from fitting.inits import StartOf
+from fitting.inits import Starter, ToStart
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
-from fitting.rows import RowMaker, fit_target
+from fitting.rows import RowMaker
+from fitting.tracks import folder_of, follow
 
 __all__ = ["FitLoop", "RunError", "Solver", "Tally", "in_shard"]
 
@@ -74,6 +75,7 @@ class _Image:
     image_id: str
     image_path: str
     attempt: int
+    frame: int = 0  # which photo of its folder
     rows: list[dict[str, Any] | None] = field(default_factory=list)
     is_whole: bool = False  # all its people are known
 
@@ -104,6 +106,8 @@ class FitLoop:
         dataset_root: What ``image_path`` is relative to.
         batch_size: Persons solved together.
         shard: (I, N), only the photos of in_shard.
+        clips: Whether the photos of a folder are frames of a clip: people are followed and each is
+            solved as a whole; batches then end where a photo does, and a shard has whole folders.
         retry_failed: Whether photos of ``stored.failed`` are done again.
         before_batch: Called before each batch, to seed random generators.
         should_stop: Asked between photos and batches.
@@ -112,7 +116,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
-        start_of: Where the fits of persons start, None for the solver's own starts.
+        starter: Says where the fits of persons start; None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
 
@@ -124,6 +128,7 @@ class FitLoop:
     dataset_root: Path
     batch_size: int
     shard: tuple[int, int] = (0, 1)
+    clips: bool = False
     retry_failed: bool = False
     before_batch: Callable[[], None] = lambda: None
     should_stop: Callable[[], bool] = lambda: False
@@ -132,7 +137,7 @@ class FitLoop:
     overlays: OverlayPool | None = None
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
-    start_of: StartOf | None = None
+    starter: Starter | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -180,12 +185,15 @@ class FitLoop:
         return min(self.part_s, _FIRST_PART_S * 2**self._parts)
 
     def _wanted(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        frames: Counter[str] = Counter()
         for sample in samples:
+            folder = folder_of(sample.image_id)
+            frames[folder] += 1
             key = image_key(sample.image_id)
             attempt = self.stored.failed.get(key)
             is_retry = self.retry_failed and attempt is not None
             is_done = key in self.stored.done and not is_retry
-            if is_done or not in_shard(sample.image_id, self.shard):
+            if is_done or not in_shard(folder if self.clips else sample.image_id, self.shard):
                 self.tally.skipped += is_done
                 self.progress.skip()
                 continue
@@ -193,17 +201,22 @@ class FitLoop:
                 sample.image_id,
                 _relative(sample.path, self.dataset_root, sample.image_id),
                 attempt + 1 if is_retry else 0,
+                frames[folder],
             )
             yield sample
 
     def _take(self, observation: PersonObservation, image: _Image) -> None:
+        if self.clips and self._batch and self._batch[-1][1] is not image:
+            is_new_clip = folder_of(self._batch[-1][1].image_id) != folder_of(image.image_id)
+            if is_new_clip or len(self._batch) >= self.batch_size:
+                self._solve()
         image.rows.append(None)
         place = len(image.rows) - 1
         if observation.status == "ok":
             self._batch.append((observation, image, place))
         else:
             image.rows[place] = self._row(observation, None, image)
-        if len(self._batch) >= self.batch_size:
+        if len(self._batch) >= self.batch_size and not self.clips:
             self._solve()
         self._collect()
 
@@ -211,8 +224,8 @@ class FitLoop:
         if not self._batch:
             return
         self.before_batch()
-        targets = [self._target(observation) for observation, _, _ in self._batch]
         begin = time.perf_counter()
+        targets = self._targets()
         results = _fit_all(self.solver, targets, is_first=not self.tally.solve_s)
         seconds = time.perf_counter() - begin
         self.tally.solve_s += seconds
@@ -221,11 +234,25 @@ class FitLoop:
             image.rows[place] = self._row(observation, result, image, share_ms)
         self._batch.clear()
 
-    def _target(self, observation: PersonObservation) -> FitTarget:
-        target = fit_target(observation, self.rows.focal_px)
-        if self.start_of is None:
-            return target
-        return replace(target, start=self.start_of(observation))
+    def _targets(self) -> list[FitTarget]:
+        """Return what the solver is given of the batch."""
+        targets = [self.rows.target(observation) for observation, _, _ in self._batch]
+        if self.clips:
+            frames = [image.frame for _, image, _ in self._batch]
+            people = [observation.keypoints_2d for observation, _, _ in self._batch]
+            names = follow(frames, people, folder_of(self._batch[0][1].image_id))
+            targets = [
+                replace(target, clip=name, frame=frame)
+                for target, name, frame in zip(targets, names, frames, strict=True)
+            ]
+        if self.starter is None:
+            return targets
+        asked = [
+            ToStart(observation, target, self.dataset_root / image.image_path)
+            for (observation, image, _), target in zip(self._batch, targets, strict=True)
+        ]
+        starts = self.starter(asked)
+        return [replace(t, start=start) for t, start in zip(targets, starts, strict=True)]
 
     def _row(
         self,

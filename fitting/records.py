@@ -3,8 +3,31 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A further calibrated photo of the same person at the same moment.
+
+    A point p of the first camera's frame is at ``rotation @ p + translation`` in this one's. From
+    world-to-camera matrices: R = R_view R_first^T, t = t_view - R t_first.
+
+    Attributes:
+        keypoints_2d: (145, 3), as FitTarget's.
+        focal_px: Focal length in pixels.
+        center_px: (2,) principal point.
+        rotation: (3, 3).
+        translation: (3,) metres.
+    """
+
+    keypoints_2d: np.ndarray
+    focal_px: float
+    center_px: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,6 +39,15 @@ class FitTarget:
         focal_px: Focal length in pixels of the full image.
         center_px: (2,) principal point.
         height_px: Of the full image; the reference solver weighs residuals by it. NaN if unknown.
+        focal_sd: Standard deviation of the focal length's natural logarithm: 0 if it is known, else
+            it is an unknown of the fit, and ``focal_px`` what is expected (fitting.focal).
+        views: Further photos. All must be calibrated, this one too.
+        keypoints_3d: (145, 4) x y z in metres and confidence 0-1, or None. They may stand alone,
+            with ``keypoints_2d`` all zero; then the camera does not matter.
+        frame_3d: "camera": in this camera's frame. "free": known up to a rigid motion.
+        clip: Targets of one person and camera share a name; they are solved together, with one
+            shape, one focal length and smooth motion. Empty for a photo by itself.
+        frame: Which frame of the clip; gaps are bridged.
         start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
             None for the solver's own starts. What is missing or not finite starts at its mean,
             the place as the keypoints tell.
@@ -25,6 +57,12 @@ class FitTarget:
     focal_px: float
     center_px: np.ndarray
     height_px: float = math.nan
+    focal_sd: float = 0.0
+    views: tuple[View, ...] = ()
+    keypoints_3d: np.ndarray | None = None
+    frame_3d: Literal["camera", "free"] = "camera"
+    clip: str = ""
+    frame: int = 0
     start: Mapping[str, np.ndarray] | None = None
 
     @property
@@ -73,6 +111,11 @@ class FitResult:
         status: "ok", "not_converged", "too_few_keypoints" or "solver_error".
         reason: One plain sentence when status is not "ok".
         self_penetration: Measured on the whole mesh.
+        focal_px: With which the body is seen as projected_2d; NaN if it is the target's.
+        joint_covariance_mm2: (22, 6) float32, xx xy xz yy yz zz in camera axes for BODY_JOINTS: of
+            the pelvis's place, and of every other joint's relative to the pelvis. None if unknown.
+        residual_3d_mm: (145,) float32, distance to the 3D keypoints, after the rigid motion if
+            their frame is free; NaN where there is none, None if there are none at all.
     """
 
     params: dict[str, np.ndarray]
@@ -90,3 +133,6 @@ class FitResult:
     status: str
     reason: str
     self_penetration: SelfPenetration = SelfPenetration()
+    focal_px: float = math.nan
+    joint_covariance_mm2: np.ndarray | None = None
+    residual_3d_mm: np.ndarray | None = None

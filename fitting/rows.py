@@ -8,40 +8,43 @@ import numpy as np
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
-from bodymodel.spec import PARTS, keypoint_part
+from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from curation.reproject import posed_joints
 from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, POSE_SHAPES, fit_id
+from fitting.focal import choose_focal
 from fitting.quality import NO_QUALITY, quality_columns
 from fitting.records import FitResult, FitTarget
 from fitting.truth import NO_TRUTH, errors_against_truth
+from fitting.uncertainty import joint_std_mm
 
-__all__ = ["RowMaker", "choose_focal", "fit_target"]
+__all__ = ["RowMaker", "fit_target"]
 
 _PART_POINTS = {
     part: np.array([keypoint_part(name) == part for name in FIT_KEYPOINTS]) for part in PARTS
 }
 
 
-def choose_focal(observation: PersonObservation, given_px: float | None) -> tuple[float, str]:
-    """Return the focal length to fit with, in pixels, and where it comes from.
+def fit_target(
+    observation: PersonObservation,
+    given_px: float | None = None,
+    *,
+    fov_deg: float | None = None,
+    free_sd: float = 0.0,
+) -> FitTarget:
+    """Return what the solver is given of a person.
 
-    The user's, else EXIF's, else the image's diagonal: a 43 mm lens on 35 mm film, what CLIFF (Li
-    et al. 2022) and its successors assume.
+    The principal point is the data set's, else the image's centre. See ``choose_focal`` for the
+    arguments.
     """
-    if given_px is not None:
-        return float(given_px), "given"
-    if math.isfinite(observation.focal_px) and observation.focal_px > 0:
-        return float(observation.focal_px), "exif"
-    return float(math.hypot(observation.width, observation.height)), "default"
-
-
-def fit_target(observation: PersonObservation, given_px: float | None) -> FitTarget:
-    """Return what the solver is given of a person; the principal point is the image's centre."""
+    o = observation
+    choice = choose_focal(o, given_px, fov_deg=fov_deg, free_sd=free_sd)
+    center = (o.width / 2, o.height / 2)
+    if o.camera is not None and o.camera.center_px is not None:
+        center = o.camera.center_px
     # What is stored is float32: solve with exactly that.
-    focal_px = float(np.float32(choose_focal(observation, given_px)[0]))
-    center_px = np.array([observation.width / 2, observation.height / 2], np.float32)
-    return FitTarget(observation.keypoints_2d, focal_px, center_px, float(observation.height))
+    focal_px, center_px = float(np.float32(choice.focal_px)), np.array(center, np.float32)
+    return FitTarget(o.keypoints_2d, focal_px, center_px, float(o.height), choice.sd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,9 @@ class RowMaker:
         code_version: Of this project.
         torch_version: Of torch.
         device: The solver's.
-        focal_px: The user's focal length, None for EXIF or default.
+        focal_px: The user's focal length, None for the data set's, EXIF's, or the usual one.
+        fov_deg: Likewise as an angle of view across the longer side.
+        focal_sd: Of the logarithm of the usual one; 0 takes it as it is.
     """
 
     run_id: str
@@ -67,6 +72,12 @@ class RowMaker:
     torch_version: str
     device: str
     focal_px: float | None = None
+    fov_deg: float | None = None
+    focal_sd: float = 0.0
+
+    def target(self, observation: PersonObservation) -> FitTarget:
+        """Return what the solver is given of a person."""
+        return fit_target(observation, self.focal_px, fov_deg=self.fov_deg, free_sd=self.focal_sd)
 
     def row(
         self,
@@ -129,7 +140,11 @@ class RowMaker:
         return row
 
     def _fit(self, observation: PersonObservation, result: FitResult) -> dict[str, Any]:
-        target = fit_target(observation, self.focal_px)
+        target = self.target(observation)
+        focal_px = result.focal_px if math.isfinite(result.focal_px) else target.focal_px
+        source = choose_focal(
+            observation, self.focal_px, fov_deg=self.fov_deg, free_sd=self.focal_sd
+        ).source
         sizes = {"betas": self.body.num_betas, "expression": self.body.num_expression}
         params = {k: result.params[k] for k in PARAMETERS if sizes.get(k, 1)}
         joints = posed_joints(self.body, result.params)
@@ -137,9 +152,9 @@ class RowMaker:
         if observation.truth is not None:
             errors = errors_against_truth(self.body, joints, observation.truth)
         return params | {
-            "focal_px": target.focal_px,
+            "focal_px": focal_px,
             "center_px": target.center_px,
-            "focal_source": choose_focal(observation, self.focal_px)[1],
+            "focal_source": source,
             "residual_px": result.residual_px,
             **quality_columns(self.body, observation, result, joints),
             "energy": {str(k): float(v) for k, v in result.energy.items()},
@@ -148,6 +163,7 @@ class RowMaker:
             "start_energies": np.asarray(result.start_energies, np.float32).tolist(),
             "start_winner": result.winner,
             "iterations": int(result.iterations),
+            **_uncertainty(result.joint_covariance_mm2),
             **errors,
         }
 
@@ -164,8 +180,16 @@ class RowMaker:
             | dict.fromkeys(numbers, nan)
             | {"focal_source": "", "energy": {}, "starts": [], "start_energies": []}
             | {"start_winner": ""}
-            | {"iterations": 0, **NO_QUALITY, **NO_TRUTH}
+            | {"iterations": 0, **_uncertainty(None), **NO_QUALITY, **NO_TRUTH}
         )
+
+
+def _uncertainty(covariance: np.ndarray | None) -> dict[str, Any]:
+    """Return the columns of the joints' covariances; None for unknown."""
+    if covariance is None:
+        covariance = np.full((len(BODY_JOINTS), 6), np.nan, np.float32)
+    spread = {f"joint_std_{k}_mm": v for k, v in joint_std_mm(covariance).items()}
+    return {"joint_covariance_mm2": covariance, **spread}
 
 
 def _is_finite(result: FitResult) -> bool:

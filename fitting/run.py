@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bodymodel.body import BodyData
     from curation.run_writer import RunInfo, RunWriter
     from curation.store import FitStore, StoredImages
-    from fitting.inits import StartOf
+    from fitting.inits import Starter
     from fitting.loop import FitLoop
     from fitting.rooms import Rooms
 
@@ -57,11 +57,20 @@ class RunConfig:
     gender: Literal["neutral", "female", "male"] = "neutral"
     """Of the body."""
     focal_px: float | None = None
-    """Focal length of all photos in pixels. [EXIF, else the photo's diagonal]"""
+    """Focal length of all photos in pixels. [the data set's, else EXIF's, else fitted]"""
+    fov_deg: float | None = None
+    """The same as an angle of view across the longer side, degrees."""
+    focal: Literal["free", "fixed"] = "free"
+    """Where nobody knows the focal length: free fits it beside the body (the fast solver only),
+    fixed takes the photo's diagonal."""
+    clip: bool = False
+    """The photos of each folder, by name, are frames of a video: people are followed, and each is
+    fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
-    """Where fits start: keypoints tries all headings; mean only faces the camera; fits:STORE goes
-    on from the fits in that output folder (or STORE/data/run=ID), and by keypoints where it has
-    none of a person."""
+    """Where fits start. keypoints: all headings. lifter: those and the body that a small network
+    sees in the keypoints; the best energy wins. regressor:FILE (or regressor: for the bundled
+    weights): likewise from the photo. mean: facing the camera only. fits:STORE: from the fits in
+    that output folder (or STORE/data/run=ID), by keypoints where it has none of a person."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
@@ -161,7 +170,7 @@ class _Job:
     store: "FitStore"
     info: "RunInfo"
     shard: tuple[int, int]
-    start_of: "StartOf | None" = None
+    starts_of_run: "Starter | None" = None
 
 
 def _run(config: RunConfig, rooms: "Rooms | None") -> int:
@@ -205,11 +214,12 @@ def _understand(config: RunConfig, rooms: "Rooms | None") -> _Job:
         num_betas=body.num_betas,
         num_expression=body.num_expression,
     )
-    start_of = _load_starts(config, body)
-    return _Job(config, rooms, dataset, load_body, body, store, info, shard, start_of)
+    starts_of_run = _load_starts(config, body)
+    return _Job(config, rooms, dataset, load_body, body, store, info, shard, starts_of_run)
 
 
-def _load_starts(config: RunConfig, body: "BodyData") -> "StartOf | None":
+def _load_starts(config: RunConfig, body: "BodyData") -> "Starter | None":
+    """Return the starts of ``fits:``, read before anything is written."""
     from fitting.inits import fits_source, starts_of_fits
 
     source = fits_source(config.init)
@@ -313,17 +323,35 @@ def _make_loop(
             torch_version=torch_version,
             device=device,
             focal_px=config.focal_px,
+            fov_deg=config.fov_deg,
+            focal_sd=config.fit.focal.fov_sd if config.focal == "free" else 0.0,
         ),
         writer=writer,
         stored=stored,
         dataset_root=config.data,
         batch_size=_batch_size(config, device),
         shard=job.shard,
+        clips=config.clip,
         retry_failed=config.retry_failed,
         before_batch=functools.partial(rooms.seed, config.seed),
         part_s=rooms.part_s,
-        start_of=job.start_of,
+        starter=_make_starter(job, device),
     )
+
+
+def _make_starter(job: _Job, device: str) -> "Starter | None":
+    from fitting.inits import lifter_starts, regressor_starts
+
+    init = job.config.init
+    if init == "lifter":
+        return lifter_starts(job.body, device)
+    if init.startswith("regressor:"):
+        name = init.removeprefix("regressor:")
+        try:
+            return regressor_starts(job.body, Path(name) if name else None, device)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"--init {init}: {error}") from None
+    return job.starts_of_run
 
 
 def _go(job: _Job, loop: "FitLoop") -> None:
@@ -365,6 +393,12 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     if config.focal_px is not None and not (math.isfinite(config.focal_px) and config.focal_px > 0):
         raise UsageError(f"--focal-px must be positive, got {config.focal_px}")
+    if config.clip and config.solver == "lbfgs":
+        raise UsageError("--clip needs the fast solver; leave --solver lbfgs or --clip out")
+    if config.fov_deg is not None and not 0 < config.fov_deg < 170:
+        raise UsageError(f"--fov-deg must be above 0 and below 170, got {config.fov_deg}")
+    if config.focal_px is not None and config.fov_deg is not None:
+        raise UsageError("--focal-px and --fov-deg say the same thing; leave one out")
     if config.run_id is not None:
         try:
             check_run_id(config.run_id)
@@ -379,13 +413,12 @@ def _check(config: RunConfig) -> None:
 def _check_init(config: RunConfig) -> None:
     from fitting.inits import INITS, fits_source
 
-    if config.init.startswith("regressor:"):
-        raise UsageError(f"--init {config.init} is not there yet; there are {INITS}")
     try:
         source = fits_source(config.init)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if source is None and config.init not in ("keypoints", "mean"):
+    plain = config.init in ("keypoints", "lifter", "mean") or config.init.startswith("regressor:")
+    if source is None and not plain:
         raise UsageError(f"--init must be {INITS}, got {config.init!r}")
     if config.init != "keypoints" and config.solver == "lbfgs":
         raise UsageError("--solver lbfgs starts as published; --init is for the fast solver")
@@ -397,6 +430,9 @@ def _resolve(config: RunConfig) -> RunConfig:
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
     if config.init == "mean":
         config = replace(config, fit=replace(config.fit, headings=("front",)))
+    if config.init == "lifter" or config.init.startswith("regressor:"):
+        # a network can only help: what it says competes with the headings
+        config = replace(config, fit=replace(config.fit, given_starts="compete"))
     way = config.interpenetration
     config = replace(
         config,
@@ -406,6 +442,7 @@ def _resolve(config: RunConfig) -> RunConfig:
     if config.prior == "auto":
         config = replace(config, prior="gaussian" if config.solver == "fast" else "l2")
     if config.solver == "lbfgs":
+        config = replace(config, focal="fixed")  # as published
         body = resolve_body(config.reference.body)
         config = replace(config, reference=replace(config.reference, body=body))
         if body == "smplx":
@@ -441,6 +478,8 @@ def _batch_size(config: RunConfig, device: str) -> int:
         return config.batch_size
     if config.solver == "lbfgs":
         return 1  # it takes one at a time anyway, and each is worth storing at once
+    if config.clip:
+        return 128  # frames that share a shape; longer clips are fitted piece by piece
     # On a CPU each core takes 64 at a time; on a GPU a batch that is too large is halved by itself.
     return 64 * (os.cpu_count() or 1) if device == "cpu" else 512
 

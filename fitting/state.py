@@ -21,7 +21,8 @@ class Layout:
             left_hand_pca, right_hand_pca, expression. What the body's own points can tell comes
             first.
         coarse_size: Length of that first part, up to and with betas.
-        size: Length of the vector.
+        size: Length of the vector. Its last entry, ``log_focal``, is no parameter of the body: the
+            logarithm of the focal length over the one that the solver started from.
         hand_components: (2, C, 45), left and right, rows.
         hand_means: (2, 45).
     """
@@ -61,10 +62,20 @@ class Layout:
         return cls(
             slices=slices,
             coarse_size=slices["betas"].stop,
-            size=int(ends[-1]),
+            size=int(ends[-1]) + 1,
             hand_components=real(body.hand_components[:, :components]),
             hand_means=real(body.hand_means),
         )
+
+    @property
+    def log_focal(self) -> int:
+        """Where the logarithm of the focal length stands: last."""
+        return self.size - 1
+
+    def zoom(self, x: Tensor) -> Tensor:
+        """(B, size) -> (B,) the focal length over the one that the solver started from."""
+        # e^4 is from a fisheye to a telescope; further out only a step that is refused would go
+        return x[:, self.log_focal].clamp(-4, 4).exp()
 
     def columns(self, *names: str) -> Tensor:
         """Return the positions of the named parameters in the vector."""

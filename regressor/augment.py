@@ -204,7 +204,7 @@ def _labels(example: Example) -> dict[str, Tensor]:
             joints = list(_JOINTS[name])
             value = torch.as_tensor(np.asarray(example.params[name], np.float32)).view(-1, 3)
             rotations[joints] = rotvec_to_rotmat(value)
-            weight[joints] = float(example.weights.get(name, 1.0))
+            weight[joints] = torch.as_tensor(example.weights.get(name, 1.0), dtype=torch.float32)
     out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
     out["keypoints_2d"] = torch.as_tensor(np.nan_to_num(example.keypoints_2d).astype(np.float32))
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))

@@ -63,7 +63,8 @@ class Example:
             wrist, a head's: to its neck), weight.
         params: Names of BodyParams -> arrays, whole rotations as axis-angle (the mean hand
             included), ``global_orient`` model to camera. What is unknown is absent.
-        weights: By the names of ``params``, 0..1, 1 where absent: how far a label is trusted.
+        weights: By the names of ``params``, 0..1, 1 where absent: how far a label is trusted; one
+            number, or one a joint (21 of ``body_pose``, 15 of a hand).
         focal_px: Of the photo, 0 if unknown.
         center_of_view_px: (2,) principal point; only with ``focal_px``.
         modality: Whole person or part.
@@ -78,7 +79,7 @@ class Example:
     keypoints_2d: np.ndarray = field(default_factory=lambda: _NOTHING_2D)
     keypoints_3d: np.ndarray = field(default_factory=lambda: _NOTHING_3D)
     params: Mapping[str, np.ndarray] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | np.ndarray] = field(default_factory=dict)
     focal_px: float = 0.0
     center_of_view_px: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
     modality: Modality = Modality.BODY

@@ -27,7 +27,8 @@ class TrainConfig:
     """What training does. Every field is a flag."""
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Stores of fits (DATA/fits), and folders of regressor.synthetic."""
+    """Stores of fits (DATA/fits), folders of regressor.synthetic, and labels of published data sets:
+    FILE, or LAYOUT:FILE@PHOTOS where it cannot be guessed (spin, expose, bedlam, agora ...)."""
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
     fits: Literal["accepted", "ok"] = "accepted"
@@ -224,10 +225,28 @@ def _open_source(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
         return _open_store(path, fits, body)
     if (path / "fits" / "meta").is_dir():
         return _open_store(path / "fits", fits, body)
-    raise UsageError(
-        f"{path} is neither a store of fits (meta/, data/) nor a folder of rendered people "
-        "(labels-*.npz); make one with python -m fitting.run DATA or python -m regressor.synthetic"
-    )
+    return _open_labels(path, body)
+
+
+def _open_labels(path: Path, body: "BodyData") -> "ExampleSource":
+    """Open a data set in one of the published layouts, PATH, LAYOUT:PATH, each with @PHOTOS."""
+    from regressor.datasets import LabelError, open_labels
+    from regressor.examples import Modality
+
+    try:
+        labels = open_labels(str(path), body)
+    except LabelError as error:
+        raise UsageError(
+            f"{error}\nNor is it a store of fits (meta/, data/) or a folder of rendered people "
+            "(labels-*.npz); make one with python -m fitting.run DATA or python -m "
+            "regressor.synthetic"
+        ) from None
+    if labels.modality is not Modality.BODY:
+        raise UsageError(
+            f"{path} shows {labels.modality.value}s only; this training learns from whole people. "
+            "Leave it out"
+        )
+    return labels
 
 
 def _open_store(path: Path, fits: str, body: "BodyData") -> "ExampleSource":

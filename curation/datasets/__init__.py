@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from curation.datasets.attached import with_detections
 from curation.datasets.base import Dataset, DatasetError
+from curation.datasets.cameras import with_cameras
 from curation.datasets.coco import CocoDataset, keypoint_files
 from curation.datasets.folder import FolderDataset
 from curation.datasets.lsp import LspDataset, lsp_kind
@@ -33,7 +34,8 @@ def open_dataset(root: Path, kind: DatasetKind | None = None) -> Dataset:
     Args:
         root: The directory.
         kind: What it is; None finds out by what is in it, in the order of the message below.
-            Keypoint files in ``keypoints/`` beside the labels of another kind add to them.
+            Keypoint files in ``keypoints/`` beside the labels of another kind add to them, and
+            ``cameras.json`` says which camera took which photo.
 
     Raises:
         DatasetError: If there is no such directory, or it does not hold what the kind needs.
@@ -57,7 +59,7 @@ def open_dataset(root: Path, kind: DatasetKind | None = None) -> Dataset:
     for name in openers if kind is None else (kind,):
         dataset = openers[name]()
         if dataset is not None:
-            return with_detections(dataset)
+            return with_cameras(with_detections(dataset))
     wanted = f"is not a {kind} dataset" if kind else "is no dataset that can be read"
     raise DatasetError(f"{root} {wanted}. Looked for:\n{_LOOKED_FOR}")
 

@@ -14,14 +14,17 @@ import numpy as np
 from bodymodel.body import BodyData
 from curation.formats.fits import Fits, FormatError, new_fits
 
-__all__ = ["read_neuralannot", "write_neuralannot"]
+__all__ = ["FIELDS", "HAND_FLAGS", "read_neuralannot", "write_neuralannot"]
 
-_NAMES = (
+FIELDS: tuple[tuple[str, str], ...] = (
     ("root_pose", "global_orient"), ("body_pose", "body_pose"), ("lhand_pose", "left_hand_pose"),
     ("rhand_pose", "right_hand_pose"), ("jaw_pose", "jaw_pose"), ("leye_pose", "leye_pose"),
     ("reye_pose", "reye_pose"), ("shape", "betas"), ("expr", "expression"), ("trans", "transl"),
 )  # fmt: skip
-_VALID = ("lhand_valid", "rhand_valid", "face_valid")
+HAND_FLAGS = {"lhand_valid": "left_hand", "rhand_valid": "right_hand", "face_valid": "face"}
+"""Its flags by the part that they are of."""
+
+_VALID = tuple(HAND_FLAGS)
 _HANDS = {"left_hand_pose": 0, "right_hand_pose": 1}
 
 
@@ -30,7 +33,7 @@ def write_neuralannot(fits: Fits, path: Path, body: BodyData) -> None:
     content = {}
     for row in range(len(fits)):
         param: dict[str, object] = {}
-        for theirs, ours in _NAMES:
+        for theirs, ours in FIELDS:
             values = fits.params[ours][row].reshape(-1).astype(np.float64)
             if ours in _HANDS:
                 values = values - body.hand_means[_HANDS[ours]]
@@ -78,7 +81,7 @@ def read_neuralannot(path: Path, coco: Path, body: BodyData) -> Fits:
         raise FormatError(f"{coco} has no annotation {unknown[0]}, which {path} has")
     count = len(entries)
     params: dict[str, np.ndarray] = {}
-    for theirs, ours in _NAMES:
+    for theirs, ours in FIELDS:
         if not all(theirs in p for _, p, _ in entries):
             continue  # the public files have no eyes
         values = np.array([p[theirs] for _, p, _ in entries], np.float32).reshape(count, -1)

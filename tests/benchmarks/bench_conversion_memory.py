@@ -40,7 +40,7 @@ def loaded_kib():
 
 
 def write_motion(path, frames):
-    with (resources.files("fitting") / "data" / "mocap_poses.npz").open("rb") as file:
+    with (resources.files("bodymodel") / "data" / "mocap_poses.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         body, root = arrays["body_pose"], arrays["global_orient"]
     poses = np.zeros((frames, 52, 3), np.float32)

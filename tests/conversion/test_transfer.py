@@ -6,7 +6,7 @@ import torch
 
 from bodymodel.model import BodyModel
 from bodymodel.rotations import rotvec_to_rotmat
-from bodymodel.spec import BODY_JOINTS
+from bodymodel.spec import BODY_JOINTS, mirror_name
 from conversion.newton_cg import newton_cg, vertex_loss
 from conversion.sampling import sample_vertices
 from conversion.transfer import Transfer, TransferOptions
@@ -241,3 +241,32 @@ def test_pose_corrections(smpl):
     result = Transfer(body, body).convert_params(pose, betas, transl)
     assert result.status == ["ok"] * 4 and (result.v2v_mean_mm < 0.02).all()
     assert angle(result.full_pose, pose) < 0.01
+
+
+@pytest.mark.parametrize("start", ["closed_form", "zeros"])
+def test_dense_correctives_of_any_kind(smpl, start):
+    """Every joint moves every vertex, by nothing that a body would do: a start must survive it."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=smpl.posedirs.shape).astype(np.float32)
+    # a turned joint moves each vertex by some 3 mm, all joints together by a centimetre or two
+    body = replace(smpl, posedirs=0.002 * dense)
+    pose, betas, transl = smpl_people(3)
+    result = Transfer(body, body, TransferOptions(start=start)).convert_params(pose, betas, transl)
+    assert set(result.status) <= {"ok", "not_converged"}  # never an error
+    if start == "closed_form":
+        assert result.status == ["ok"] * 3 and (result.v2v_mean_mm < 0.1).all()
+        assert angle(result.full_pose[:, :22], pose[:, :22]) < 0.02
+
+
+def test_a_mirrored_person(up, smpl):
+    """Left and right changed, as augmentation does it: a person again, not an inside-out mesh."""
+    pose, betas, transl = smpl_people(2, seed=4)
+    names = list(smpl.joints)
+    swap = [names.index(mirror_name(name)) for name in names]
+    mirrored = pose[:, swap] * np.float32([1, -1, -1])
+    plain, other = (up.convert_params(p, betas, transl) for p in (pose, mirrored))
+    assert plain.status == other.status == ["ok", "ok"]
+    np.testing.assert_allclose(plain.v2v_mean_mm, other.v2v_mean_mm, atol=0.05)
+    body = [up.target.joints.index(mirror_name(n)) for n in up.target.joints[:22]]
+    back = other.full_pose[:, body] * np.float32([1, -1, -1])
+    assert angle(plain.full_pose[:, :22], back) < 0.05

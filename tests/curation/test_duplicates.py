@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from curation.duplicates import close_pairs, hash_photo, hash_pixels, near_duplicate_groups
+from curation.photo_hashes import hash_photos
 from curation.splits import assign_splits
 
 
@@ -89,6 +90,22 @@ def test_unreadable_photos_are_alone(tmp_path):
     one = hash_photo(path)
     assert near_duplicate_groups([None, one, None, one]).tolist() == [0, 1, 2, 1]
     assert near_duplicate_groups([]).tolist() == []
+
+
+def test_hashes_are_kept_by_what_the_file_holds(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(made_photo(0)).save(path)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    cache = tmp_path / "meta" / "hashes.parquet"
+    photos = [(path, "a" * 64), (tmp_path / "b.png", "b" * 64)]
+    first = hash_photos(photos, cache)
+    assert first[0] == hash_photo(path)
+    assert first[1] is None
+    path.unlink()  # the hash is known, the photo is not read again
+    assert hash_photos(photos, cache) == first
+    cache.write_bytes(b"damaged")
+    assert hash_photos(photos, cache) == [None, None]
+    assert cache.read_bytes() == b"damaged"
 
 
 def test_splits_are_by_group_and_by_name_alone():

@@ -76,6 +76,7 @@ def test_annotators_errors_are_taken_into_account():
     assert abs(np.mean(errors)) < 0.015
 
 
+@pytest.mark.slow
 def test_a_rules_items_are_judged_by_the_audit():
     """A rule accepts 3000 items, 10 % are audited by people who err: its precision is found."""
     hits, gaps = 0, []
@@ -107,7 +108,7 @@ def test_a_rules_items_are_judged_by_the_audit():
 
 def test_it_says_when_it_rests_on_assumptions():
     votes, _ = simulate(0, 300, [0.9] * 3, [0.9] * 3, each=1)
-    found = estimate_precision(votes, accepted_by_majority(votes), replicates=20)
+    found = estimate_precision(votes, accepted_by_majority(votes), replicates=4)
     assert "assumed, not measured" in found.caution
     empty = Votes(np.full((40, 2), -1, np.int8), tuple(map(str, range(40))), ("x", "y"))
     found = estimate_precision(empty, np.ones(40, bool), replicates=5)
@@ -119,6 +120,6 @@ def test_forty_thousand_items():
 
     votes, _ = simulate(7, 40_000, [0.9] * 20, [0.9] * 20, each=1)
     begin = time.process_time()
-    found = estimate_precision(votes, accepted_by_majority(votes), replicates=40)
+    found = estimate_precision(votes, accepted_by_majority(votes), replicates=20)
     assert time.process_time() - begin < 20
     assert found.accepted > 20_000

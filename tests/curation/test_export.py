@@ -129,6 +129,15 @@ def test_all_formats_at_once_and_chosen_meshes(review, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_an_export_replaces_the_last_one_and_nothing_else(review, tmp_path, capsys):
+    run(export, capsys, review.data, "--to", tmp_path, "--val", 0.5, "--formats", "parquet", "spin")
+    assert {p.name for p in tmp_path.glob("*.parquet")} == {"train.parquet", "val.parquet"}
+    (tmp_path / "notes.txt").write_text("mine")
+    run(export, capsys, review.data, "--to", tmp_path, "--val", 0)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"train.parquet", "README.md", "export.json", "notes.txt"}
+
+
 def test_refusals_tell_how_to_go_on(review, tmp_path, capsys):
     assert export.main([str(tmp_path)]) == 1
     assert "fits" in capsys.readouterr().err

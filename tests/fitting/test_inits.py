@@ -5,7 +5,7 @@ import pytest
 
 from curation.samples import PersonObservation
 from curation.store import FitStore
-from fitting.inits import fits_source, starts_of_fits
+from fitting.inits import ToStart, fits_source, starts_of_fits
 from fitting.run import main
 from tests.fitting.fakes import fake_body, fake_rooms
 
@@ -29,7 +29,11 @@ def test_starts_are_the_fits_of_the_same_persons(fitted):
     assert fits_source(f"fits:{fitted}") == (fitted, run_id)
     assert fits_source(f"fits:{fitted}/data/run={run_id}") == (fitted, run_id)
     sha = fake_body("", "smplx", "neutral").sha256
-    start_of = starts_of_fits(fitted, run_id, sha)
+    starter = starts_of_fits(fitted, run_id, sha)
+
+    def start_of(observation):
+        return starter([ToStart(observation, None, None)])[0]
+
     found = 0
     for row in FitStore(fitted).iter_rows():
         start = start_of(PersonObservation(row["image_id"], row["person_index"]))

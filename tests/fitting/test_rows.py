@@ -8,12 +8,13 @@ import pytest
 from bodymodel.keypoints import FIT_KEYPOINTS
 from curation.reproject import Reprojector
 from curation.run_writer import RunWriter
-from curation.samples import PersonObservation
+from curation.samples import KnownCamera, PersonObservation
 from curation.schema import fit_schema, rows_to_table
 from curation.store import FitStore
 from fitting.fit import Fitter
+from fitting.focal import FocalChoice, choose_focal
 from fitting.records import FitResult
-from fitting.rows import RowMaker, choose_focal, fit_target
+from fitting.rows import RowMaker, fit_target
 from fitting.truth import errors_against_truth
 from tests.fit_rows import run_info
 from tests.fitting.people import make_people
@@ -143,14 +144,19 @@ def test_what_was_seen_is_flagged():
 
 def test_where_the_focal_length_comes_from():
     seen = observation(np.zeros((145, 3)), focal_px=777.0)
-    assert choose_focal(seen, 500.0) == (500, "given")
-    assert choose_focal(seen, None) == (777, "exif")
-    focal, source = choose_focal(replace(seen, focal_px=float("nan")), None)
-    assert focal == pytest.approx(np.hypot(640, 800))
-    assert source == "default"
-    target = fit_target(seen, None)
-    assert target.focal_px == 777
+    blind = replace(seen, focal_px=float("nan"))
+    calibrated = replace(seen, camera=KnownCamera(1234.0, (300.0, 410.0)))
+    diagonal = np.hypot(640, 800)
+    assert choose_focal(calibrated, 500.0) == FocalChoice(1234, "dataset")
+    assert choose_focal(seen, 500.0) == FocalChoice(500, "given")
+    assert choose_focal(seen, fov_deg=90.0).focal_px == pytest.approx(400)
+    assert choose_focal(seen) == FocalChoice(777, "exif")
+    assert choose_focal(blind) == FocalChoice(pytest.approx(diagonal), "default")
+    assert choose_focal(blind, free_sd=0.6) == FocalChoice(pytest.approx(diagonal), "fitted", 0.6)
+    target = fit_target(seen)
+    assert (target.focal_px, target.focal_sd) == (777, 0)
     np.testing.assert_array_equal(target.center_px, [320, 400])
+    np.testing.assert_array_equal(fit_target(calibrated).center_px, [300, 410])
 
 
 def test_truth_counts_only_for_its_own_body(caplog):

@@ -87,7 +87,7 @@ def test_every_photo_has_a_row_and_a_second_run_adds_none(data, capsys):
     assert fitted["starts"] == ["front", "back"]
     assert fitted["start_margin"] == pytest.approx(1.0)
     assert fitted["focal_px"] == pytest.approx(800)
-    assert fitted["focal_source"] == "default"
+    assert fitted["focal_source"] == "fitted"
     assert fitted["image_path"] == fitted["image_id"]
     record = yaml.safe_load(FitStore(data / "fits").run_path(first["run_id"]).read_text())
     assert record["config"]["fit"]["tolerance"] == FitConfig().tolerance
