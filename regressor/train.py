@@ -27,7 +27,7 @@ class TrainConfig:
     """What training does. Every field is a flag."""
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Stores of fits (DATA/fits), folders of regressor.synthetic, and labels of published data sets:
+    """Stores of fits (DATA/fits), folders of regressor.synthetic, labels of published data sets:
     FILE, or LAYOUT:FILE@PHOTOS where it cannot be guessed (spin, expose, bedlam, agora ...)."""
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
