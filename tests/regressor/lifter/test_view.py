@@ -45,9 +45,7 @@ def test_the_rotation_takes_the_middle_to_the_axis():
 def test_size_is_taken_out_but_told():
     points, seen = rays()
     small, large = look_at(0.01 * points, seen), look_at(0.02 * points, seen)
-    torch.testing.assert_close(
-        small.features[:, :-1], large.features[:, :-1], atol=5e-3, rtol=1e-2
-    )
+    torch.testing.assert_close(small.features[:, :-1], large.features[:, :-1], atol=5e-3, rtol=1e-2)
     told = large.features[:, -1] - small.features[:, -1]
     torch.testing.assert_close(told, torch.full((2,), 2.0).log(), atol=1e-3, rtol=0)
 
