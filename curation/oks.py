@@ -4,7 +4,7 @@ import numpy as np
 
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 
-__all__ = ["object_keypoint_similarity"]
+__all__ = ["COCO_SIGMAS", "object_keypoint_similarity"]
 
 _SIGMA = {
     "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062,
@@ -15,7 +15,8 @@ _SIGMA = {
 _AREA_OF_BOX = 0.53  # people's masks fill about this part of their box; masks are not kept here
 _NAMES = CONVENTIONS["coco17"]
 _ROWS = np.array([FIT_KEYPOINTS.index(name) for name in _NAMES])
-_SIGMAS = np.array([_SIGMA[name.split("_")[-1]] for name in _NAMES])
+COCO_SIGMAS = np.array([_SIGMA[name.split("_")[-1]] for name in _NAMES])
+"""(17,) of the points of ``coco17``."""
 
 
 def object_keypoint_similarity(
@@ -51,4 +52,4 @@ def object_keypoint_similarity(
     if found.shape[1] == 3:
         square = np.where(found[:, 2] > 0, square, np.inf)
     square = np.where(np.isfinite(square), square, np.inf)
-    return float(np.exp(-square / (2 * area * (2 * _SIGMAS[is_labelled]) ** 2)).mean())
+    return float(np.exp(-square / (2 * area * (2 * COCO_SIGMAS[is_labelled]) ** 2)).mean())
