@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bodymodel.model import BodyModel
+from fitting.evidence import gather_points, stage_energy
 from fitting.fit import Fitter
 from fitting.masks import mask_field
 from fitting.silhouette import SilhouetteTerm
@@ -51,9 +52,9 @@ def fitter(toy_body):
 
 def test_the_gradient_is_that_of_the_term(fitter, toy_body):
     (target,), _, _ = make_people(toy_body, 1)
-    evidence = fitter._evidence([target], fitter._fine)
-    energy = fitter._energy(fitter._fine, fitter.config.fine[-1], evidence)
-    layout = fitter._layout
+    evidence = gather_points(fitter.prepared, [target], fitter.prepared.fine)
+    energy = stage_energy(fitter.prepared, fitter.prepared.fine, fitter.config.fine[-1], evidence)
+    layout = fitter.prepared.layout
     x = torch.zeros(1, layout.size, dtype=torch.float64)
     x[0, layout.slices["transl"]] = torch.tensor([0.05, 0.1, 4.0], dtype=torch.float64)
     x[0, 0] = torch.pi
