@@ -28,5 +28,6 @@ class TransferOptions:
     far_mm: float = 30.0
     """A result this far from its mesh on average is no conversion."""
     part_pose: Literal["given", "solved"] = "given"
-    """MANO's fingers and FLAME's head, jaw, eyes, expression. given: they are taken over, and the place,
-    the root's turn and the shape found; solved: all is found from the mesh."""
+    """MANO's fingers and FLAME's head, jaw, eyes, expression. given: taken over, and place, turn
+    and shape found; solved: all is found from the mesh.
+    """
