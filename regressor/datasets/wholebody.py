@@ -20,6 +20,7 @@ from regressor.datasets.labels import (
     Layout,
     checked_rows,
     known_params,
+    merge_points,
     read_json,
 )
 from regressor.examples import Example, PictureFile, box_of_keypoints
@@ -49,6 +50,7 @@ class _WholeBody:
 
     def make(self, row: int) -> Example:
         from curation.json_stream import read_item
+        from curation.people import as_fit
         from curation.wholebody import parse_annotation
 
         at = self.rows[row]
@@ -57,8 +59,7 @@ class _WholeBody:
             raise LabelError("a crowd, or nothing is labelled")
         points = np.zeros((145, 3), np.float32)
         for _, found in person.keypoints:
-            other = found.to("fit").points
-            points = np.where(other[:, 2:] > points[:, 2:], other, points)
+            points = merge_points(points, as_fit(found.points, found.convention))
         if person.bbox_xyxy_px is not None:
             box = person.bbox_xyxy_px
             center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
