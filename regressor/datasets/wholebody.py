@@ -25,7 +25,7 @@ from regressor.datasets.labels import (
 )
 from regressor.examples import Example, PictureFile, box_of_keypoints
 
-__all__ = ["LAYOUT", "neuralannot_params", "open_wholebody"]
+__all__ = ["LAYOUT", "neuralannot_params", "open_wholebody", "photo_root"]
 
 _NEURALANNOT = "*SMPLX*NeuralAnnot*.json"
 _PHOTOS = ("images/{split}", "{split}", "images", ".")
@@ -152,7 +152,7 @@ def open_wholebody(path: Path, images: Path | None, body: BodyData) -> LabelRows
     if not rows:
         raise LabelError(f"{labels} has no annotation with a photo" + (
             f" that is in {fits}; are they of the same split?" if fits else ""))  # fmt: skip
-    root = _photo_root(labels, photos[next(iter(photos))], images)
+    root = photo_root(labels, photos[next(iter(photos))], images)
     source = _WholeBody(labels.stem, labels, root, rows)
     made = checked_rows(labels.stem, len(rows), source.make)
     skipped = dict(made.skipped) | ({"its photo is not listed": unknown} if unknown else {})
@@ -210,7 +210,12 @@ def _split(path: Path) -> str:
     return next((s for s in ("train", "val", "test") if s in path.name.lower()), "")
 
 
-def _photo_root(labels: Path, first: str, images: Path | None) -> Path:
+def photo_root(labels: Path, first: str, images: Path | None = None) -> Path:
+    """Return the folder of COCO's photos: what the user said, or where ``first`` is found.
+
+    Raises:
+        LabelError: If it is nowhere near the labels.
+    """
     if images is not None:
         return images
     splits = [f"{_split(labels)}{year}" for year in ("2017", "2014", "")]
@@ -224,7 +229,7 @@ def _photo_root(labels: Path, first: str, images: Path | None) -> Path:
         if (folder / first).is_file():
             return folder
     raise LabelError(
-        f"{labels}: its first photo {first} is in none of images/train2017, train2017, images "
+        f"{labels}: its first photo {first} is in none of images/{splits[0]}, {splits[0]}, images "
         f"near it; say where the photos are: {labels}@FOLDER"
     )
 

@@ -305,6 +305,28 @@ def test_coco(tmp_path, capsys):
     assert status == 1 and "COCO has 17" in text
 
 
+def test_coco_of_a_checkpoint(tmp_path):
+    """The person that is found is the person that was shown, half a pixel taken off."""
+    from regressor.evaluation import coco
+    from regressor.evaluation.inputs import Predictions
+
+    points = np.random.default_rng(0).uniform(10, 90, (1, 145, 2))
+    truth = points[0, coco._ROWS] - 0.5
+    keypoints = np.column_stack([truth, np.full(17, 2)]).reshape(-1).tolist()
+    one = {"id": 5, "image_id": 7, "category_id": 1, "keypoints": keypoints, "num_keypoints": 17,
+           "area": 900.0, "bbox": [10.0, 10.0, 80.0, 80.0], "iscrowd": 0}  # fmt: skip
+    crowd = one | {"id": 6, "iscrowd": 1}
+    labels = {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [one, crowd]}
+    data = files.dump(tmp_path / "annotations" / "person_keypoints_val2017.json", labels)
+    with pytest.raises(ValueError, match=r"a.jpg is in none of"):
+        coco.people_of_coco(data)
+    files.photo(tmp_path / "val2017" / "a.jpg")
+    (person,) = coco.people_of_coco(data)
+    assert person.key == "7/5" and person.photo.exists()
+    results = coco.results_of(Predictions((person.key,), {"keypoints_2d": points}))
+    assert coco.evaluate_coco(data, results).figures["AP"] == pytest.approx(1)
+
+
 # --- usage ---
 
 
