@@ -277,12 +277,13 @@ def test_stirling(tmp_path, capsys):
     lines = [f"mark{k} {x} {y} {z}" for k, (x, y, z) in enumerate(LANDMARKS)]
     (tmp_path / "annotations" / "f1001_n.LND").write_text("\n".join(lines))
     path = predictions(
-        tmp_path / "p.npz", ["f1001_N"], vertices=moved(100 * vertices)[None],
-        landmarks=moved(LANDMARKS)[None], faces=faces,
+        tmp_path / "p.npz", ["hq/1.jpg", "hq/2.jpg"], scan=np.array(["f1001_N", "F1001_n"]),
+        vertices=np.stack([moved(100 * vertices)] * 2), landmarks=np.stack([moved(LANDMARKS)] * 2),
+        faces=faces,
     )  # fmt: skip
     status, figures, text = run(capsys, "stirling", tmp_path, "--predictions", path)
     assert status == 0, text
-    assert figures["median"] == pytest.approx(2, abs=0.15) and figures["n"] == 1
+    assert figures["median"] == pytest.approx(2, abs=0.15) and figures["n"] == 2
 
 
 def test_coco(tmp_path, capsys):

@@ -368,6 +368,19 @@ def test_agora_adds_the_mean_hand_bedlam_does_not(tmp_path, smplx):
     usable(labels)
 
 
+def test_sources_go_to_other_processes(tmp_path, smplx):
+    import pickle
+
+    files.freihand(tmp_path / "hands")
+    files.wholebody(tmp_path / "coco")
+    files.human36m(tmp_path / "h36m")
+    files.threedpw(tmp_path / "3dpw")
+    for folder in ("hands", "coco", "h36m", "3dpw"):
+        labels = open_labels(tmp_path / folder, smplx)
+        again = pickle.loads(pickle.dumps(labels))
+        assert again[0].key == labels[0].key
+
+
 # --- finding out --------------------------------------------------------------------------------
 
 
