@@ -30,8 +30,9 @@ class StageConfig:
     """2D points of the fingers; 0 leaves the fingers at rest."""
     w_face_points: float = 0.0
     """2D points of the face; 0 leaves jaw, eyes and expression at rest."""
-    w_expression: float = 25.0
-    """Squared expression components."""
+    w_expression: float = 3.0
+    """Squared expression components: what their being normal is worth beside points of the face at
+    the last stage's weight. SMPLify-X's 25 leaves no expression at all at that weight."""
     w_hand: float = 22.8
     """Squared PCA coefficients of the hands (radians)."""
     w_jaw: float = 2280.0
@@ -40,12 +41,12 @@ class StageConfig:
     """Squared eye rotations."""
     w_limits: float = 1000.0
     """Squared excess over the anatomical joint limits."""
-    w_world: float = 20.0
+    w_world: float = 30.0
     """Depth along bones as the detector guesses it, in squared standard deviations of its error."""
-    w_upright: float = 2000.0
+    w_upright: float = 2200.0
     """Squared sine of the trunk's lean out of the image plane, for trunks that are upright in the
     picture."""
-    upright_sine: float = 0.3
+    upright_sine: float = 0.5
     """Scale of the Geman-McClure function on that sine: far from upright nothing pulls."""
     robust_px: float = 100.0
     """Scale of the Geman-McClure function, in the units of the 2D residuals; in pixels of the photo
@@ -68,7 +69,7 @@ class FitConfig:
             iterations=5, w_pose=22.8, w_shape=25.0, w_hand_points=0.01, w_face_points=0.01
         ),
         StageConfig(
-            iterations=300, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.25
+            iterations=300, w_pose=22.8, w_shape=25.0, w_hand_points=1.0, w_face_points=0.5
         ),
     )
     """Annealing on all points, from the best starts."""

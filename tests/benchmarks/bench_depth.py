@@ -73,7 +73,9 @@ def seen_in(folder, source, cache):
 
 def on_photos(fitter, places, photos, without, cache):
     shapy = {o.image_id[-6:-4]: o for o in seen_in(photos / "shapy", "mediapipe", cache)}
-    fits = fitter.fit(prepared([fit_target(o, None) for o in shapy.values()], without))
+    sd = fitter.config.focal.fov_sd  # nobody knows these photos' focal lengths: as a run does
+    targets = [fit_target(o, None, free_sd=sd) for o in shapy.values()]
+    fits = fitter.fit(prepared(targets, without))
     points = dict(zip(shapy, places(params_of(fits)), strict=True))
     lean = {n: round(float(lean_deg(points[n][None])[0]), 1) for n in STAND}
     knees = {
@@ -82,7 +84,8 @@ def on_photos(fitter, places, photos, without, cache):
         for n in SIT
     }  # fmt: skip
     gymnasts = seen_in(photos / "lspet_mini", "annotations", cache)
-    fits = fitter.fit(prepared([fit_target(o, None) for o in gymnasts], without))
+    targets = [fit_target(o, None, free_sd=sd) for o in gymnasts]
+    fits = fitter.fit(prepared(targets, without))
     pct = body_pct(fits)
     return {
         "lean_of_who_stand_deg": lean,
