@@ -12,7 +12,6 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, LOOSE_POINTS
-from bodymodel.model import BodyModel
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS, PARTS, keypoint_part
 from fitting.candidates import Candidates
@@ -40,7 +39,7 @@ from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget, SelfPenetration
 from fitting.reference_energy import IGNORED, OPENPOSE_POINTS
-from fitting.silhouette import SilhouetteTerm
+from fitting.silhouette import HeldSurface, SilhouetteTerm
 from fitting.solver import Solution, minimise
 from fitting.starts import (
     COARSE_POINTS,
@@ -187,7 +186,7 @@ class Fitter:
         self._body_joints = slice_body(body, BODY_JOINTS, **options)
         self._stature = slice_body(body, ("left_heel", "right_heel", "head_top"), **options)
         self._depth = depth_slice(body, **options)
-        self._mesh: BodyModel | None = None
+        self._surface: HeldSurface | None = None
         self._layout = Layout.of(body, self.config.num_hand_components, **options)
         self._prior = (load_prior("gaussian") if prior is None else prior).to(**options)
         self._coarse_prior = self._prior.coarse
@@ -634,25 +633,28 @@ class Fitter:
         (B, 1) candidates.
         """
         config, x = self.config, final.x.clone()
-        for k, target in enumerate(targets):
-            if target.silhouette is None or not torch.isfinite(x[k]).all():
-                continue
-            if self._mesh is None:
-                self._mesh = BodyModel(self.body, dtype=self.dtype).to(self.device)
-            mine = energy.take(torch.tensor([k], device=self.device))
-            for turn in reversed(range(config.silhouette_rounds)):
-                term = SilhouetteTerm.of(
-                    self._mesh, self._layout, x[k], target.silhouette,
-                    w_inside=config.w_silhouette_inside,
-                    w_outside=config.w_silhouette_outside,
-                    slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
-                )  # fmt: skip
-                shaped = replace(mine, free=self._shape_columns, extra=(*mine.extra, term))
-                here = Candidates.at(x[k : k + 1])
-                x[k] = self._run(shaped, here, _SILHOUETTE_ITERATIONS).x[0]
-                posed = replace(mine, free=self._but_betas)
-                here = Candidates.at(x[k : k + 1])
-                x[k] = self._run(posed, here, _SILHOUETTE_ITERATIONS).x[0]
+        fields = {
+            k: target.silhouette
+            for k, target in enumerate(targets)
+            if target.silhouette is not None and torch.isfinite(x[k]).all()
+        }
+        if not fields:
+            return final
+        if self._surface is None:
+            self._surface = HeldSurface(self.body, self.device)
+        who = torch.tensor(list(fields), device=self.device)
+        mine = energy.take(who)
+        for turn in reversed(range(config.silhouette_rounds)):
+            term = SilhouetteTerm.of(
+                self._surface, self._layout, x[who, 0], list(fields.values()),
+                w_inside=config.w_silhouette_inside,
+                w_outside=config.w_silhouette_outside,
+                slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
+            )  # fmt: skip
+            shaped = replace(mine, free=self._shape_columns, extra=(*mine.extra, term))
+            x[who] = self._run(shaped, Candidates.at(x[who]), _SILHOUETTE_ITERATIONS).x
+            posed = replace(mine, free=self._but_betas)
+            x[who] = self._run(posed, Candidates.at(x[who]), _SILHOUETTE_ITERATIONS).x
         return replace(final, x=x)
 
     def _separate(
