@@ -241,7 +241,7 @@ class FitRows:
         numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
         numbers += ("energy_total", "start_margin", "mpjpe_mm", "pa_mpjpe_mm")
         numbers += ("oks_detection", "oks_fit", "betas_abs_max", "prior_energy")
-        numbers += ("self_penetration_mm", "self_penetration_cm2")
+        numbers += ("residual_3d_mm", "self_penetration_mm", "self_penetration_cm2")
         numbers += ("trunk_lean_error_deg", *(f"residual_{part}_px" for part in PARTS))
         return (
             {name: np.full(shape, nan, np.float32) for name, shape in shapes.items()}
@@ -262,7 +262,7 @@ class FitRows:
                 "keypoints_2d": np.zeros((_K, 3), np.float32),
                 "keypoint_source": np.zeros(_K, np.int8), "energy": {}, "starts": [],
                 "start_energies": [], "self_penetration_parts": [],
-                "start_winner": "", "iterations": texts["iterations"],
+                "start_winner": "", "silhouette": "", "views": 0, "iterations": texts["iterations"],
                 "has_truth": False, "code_version": info.code_version,
                 "torch_version": _version("torch"), "device": self.device,
                 "config_hash": info.config_hash, "solve_ms": texts["solve_ms"],

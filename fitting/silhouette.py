@@ -28,6 +28,8 @@ __all__ = ["HeldPerson", "HeldSurface", "SilhouetteTerm", "girth_direction", "lo
 
 _EVERY = 6  # of the vertices of hands and head one in so many is looked at: they are many and small
 
+_STAY = 1e4  # weight of what masks may not move: so much that it stays
+
 
 def looked_at(body: BodyData) -> np.ndarray:
     """Return the vertices that are held against masks: all of trunk and limbs, some of the rest."""
@@ -123,6 +125,7 @@ class HeldPerson:
         rest: (V, 3) metres, dirs: (V, 3, B): vertices are ``rest + dirs @ betas + transl``.
         outside_px: (H, W), corner_px: (2,), step_px, outline_px: (N, 2), normal: (N, 2):
             as in MaskField.
+        other: (B, B) projection of betas on what the mask may not move from ``betas`` (B,).
     """
 
     rest: Tensor
@@ -132,6 +135,8 @@ class HeldPerson:
     step_px: float
     outline_px: Tensor
     normal: Tensor
+    other: Tensor
+    betas: Tensor
 
     def distance(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(V,) distance to the mask and (V, 2) its slope, bilinear; 0 beyond the grid."""
@@ -190,16 +195,18 @@ class SilhouetteTerm:
             return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
         poses, girth = layout.full_pose(x), surface.girth.to(x)
+        other = torch.eye(len(girth)).to(x) - girth
         people = []
         for k, field in enumerate(fields):
             rest, dirs = surface.pose(poses[k], x[k, layout.slices["expression"]])
             rest, dirs = rest.to(x), dirs.to(x)
             by_girth = dirs @ girth
-            held = rest + (dirs - by_girth) @ x[k, layout.slices["betas"]]
+            betas = x[k, layout.slices["betas"]]
+            held = rest + (dirs - by_girth) @ betas
             people.append(
                 HeldPerson(
                     held, by_girth, real(field.outside_px), real(field.corner_px), field.step_px,
-                    real(field.outline_px), real(field.normal),
+                    real(field.outline_px), real(field.normal), other, betas,
                 )
             )  # fmt: skip
         return cls(tuple(people), w_inside, w_outside, slack)
@@ -260,4 +267,9 @@ class SilhouetteTerm:
         by_in, by_out = (w_in * out_in**2)[:, None] * out_j, (w_out * beyond_in**2)[:, None] * pull_j
         total = w_in * (out_in * out_r.square()).sum()
         total = total + w_out * (beyond_in * beyond.square()).sum()
-        return total, by_in.mT @ out_r + by_out.mT @ beyond, by_in.mT @ out_j + by_out.mT @ pull_j
+        pull = by_in.mT @ out_r + by_out.mT @ beyond
+        stiff = by_in.mT @ out_j + by_out.mT @ pull_j
+        away, count = held.other @ (betas - held.betas), len(betas)
+        pull[:count] += _STAY * away
+        stiff[:count, :count] += _STAY * held.other
+        return total + _STAY * away @ away, pull, stiff
