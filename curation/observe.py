@@ -233,7 +233,8 @@ def _labelled(
             blank, person_index=person.person_index, truth=person.truth, further=person.further
         )
         detection = found.get(position)
-        if labels.is_empty and person.bbox_xyxy_px is None and plan.sample.problem:
+        is_bare = labels.is_empty and person.bbox_xyxy_px is None and person.further is None
+        if is_bare and plan.sample.problem:
             yield replace(mine, status="label_error", reason=plan.sample.problem)
             continue
         if _is_elsewhere(labels, size):
@@ -249,7 +250,8 @@ def _labelled(
         else:
             evidence = labels if detection is None else add_detection(labels, detection)
         if person.further is not None:  # it may stand alone
-            yield _observation(mine, evidence or labels, person.bbox_xyxy_px)
+            nothing = from_labels(replace(person, keypoints=()))
+            yield _observation(mine, evidence or nothing, person.bbox_xyxy_px)
         elif evidence is None or evidence.is_empty:
             reason = _why_nothing(person, position in found, source)
             yield replace(mine, status="no_person", reason=reason)

@@ -67,7 +67,10 @@ def find_mask_file(folder: Path, image_id: str, person_index: int) -> tuple[Path
     parts = Path(image_id).with_suffix("").parts
     for first in range(len(parts)):
         stem = folder.joinpath(*parts[first:])
-        for name, shared in ((f"{stem.name}.{person_index}.png", False), (f"{stem.name}.png", True)):
+        for name, shared in (
+            (f"{stem.name}.{person_index}.png", False),
+            (f"{stem.name}.png", True),
+        ):
             if (path := stem.with_name(name)).is_file():
                 return path, shared
     return None

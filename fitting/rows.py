@@ -13,8 +13,8 @@ from curation.reproject import posed_joints
 from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, POSE_SHAPES, fit_id
 from fitting.focal import choose_focal
-from fitting.quality import NO_QUALITY, quality_columns
 from fitting.further import with_further
+from fitting.quality import NO_QUALITY, quality_columns
 from fitting.records import FitResult, FitTarget
 from fitting.truth import NO_TRUTH, errors_against_truth
 from fitting.uncertainty import joint_std_mm

@@ -50,7 +50,8 @@ class RunConfig:
     config: Path | None = None
     """YAML file of settings; the command line wins over it."""
     dataset: str = "auto"
-    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco; auto looks into it."""
+    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco, targets; auto
+    looks into it."""
     keypoints: Literal["auto", "annotations", "openpose", "wholebody", "mediapipe"] = "auto"
     """Where keypoints come from; auto trusts labels and detects what they lack."""
     body: str = "open"

@@ -102,7 +102,9 @@ class HeldSurface:
         count = self._dirs.shape[2] - len(expression)
         face = expression.to(like)
         joints = self._joint_template + self._joint_dirs[..., count:] @ face
-        rest_joints = torch.cat([joints[None], joints + self._joint_dirs[..., :count].movedim(2, 0)])
+        rest_joints = torch.cat(
+            [joints[None], joints + self._joint_dirs[..., :count].movedim(2, 0)]
+        )
         rotations, places = lbs.joint_transforms(
             rotmats, rest_joints, self._parents, self._levels, self._order
         )
@@ -264,7 +266,10 @@ class SilhouetteTerm:
 
         w_in = self.w_inside / len(points)
         w_out = self.w_outside / max(len(gap), 1)
-        by_in, by_out = (w_in * out_in**2)[:, None] * out_j, (w_out * beyond_in**2)[:, None] * pull_j
+        by_in, by_out = (
+            (w_in * out_in**2)[:, None] * out_j,
+            (w_out * beyond_in**2)[:, None] * pull_j,
+        )
         total = w_in * (out_in * out_r.square()).sum()
         total = total + w_out * (beyond_in * beyond.square()).sum()
         pull = by_in.mT @ out_r + by_out.mT @ beyond
