@@ -69,25 +69,28 @@ def fill_masks(
         final: (B, 1).
     """
     config, x = prepared.config, final.x.clone()
+    fields = {
+        k: target.silhouette
+        for k, target in enumerate(targets)
+        if target.silhouette is not None and torch.isfinite(x[k]).all()
+    }
+    if not fields:
+        return final
+    who = torch.tensor(list(fields), device=prepared.device)
+    mine = energy.take(who)
 
-    def settled(one: Energy, k: int) -> Tensor:
-        here = Candidates.at(x[k : k + 1])
-        return settle(one, here, _SILHOUETTE_ITERATIONS, config.tolerance).x[0]
+    def settled(one: Energy) -> Tensor:
+        return settle(one, Candidates.at(x[who]), _SILHOUETTE_ITERATIONS, config.tolerance).x
 
-    for k, target in enumerate(targets):
-        if target.silhouette is None or not torch.isfinite(x[k]).all():
-            continue
-        mine = energy.take(torch.tensor([k], device=prepared.device))
-        for turn in reversed(range(config.silhouette_rounds)):
-            term = SilhouetteTerm.of(
-                prepared.mesh, prepared.layout, x[k], target.silhouette,
-                w_inside=config.w_silhouette_inside,
-                w_outside=config.w_silhouette_outside,
-                slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
-            )  # fmt: skip
-            shaped = replace(mine, free=prepared.shape_columns, extra=(*mine.extra, term))
-            x[k] = settled(shaped, k)
-            x[k] = settled(replace(mine, free=prepared.but_betas), k)
+    for turn in reversed(range(config.silhouette_rounds)):
+        term = SilhouetteTerm.of(
+            prepared.surface, prepared.layout, x[who, 0], list(fields.values()),
+            w_inside=config.w_silhouette_inside,
+            w_outside=config.w_silhouette_outside,
+            slack=config.silhouette_slack_m * 2**turn,  # first what is far, too
+        )  # fmt: skip
+        x[who] = settled(replace(mine, free=prepared.shape_columns, extra=(*mine.extra, term)))
+        x[who] = settled(replace(mine, free=prepared.but_betas))
     return replace(final, x=x)
 
 

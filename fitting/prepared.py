@@ -11,7 +11,6 @@ from torch import Tensor
 from bodymodel.body import BodyData
 from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
-from bodymodel.model import BodyModel
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
 from bodymodel.spec import BODY_JOINTS
 from fitting.config import FitConfig
@@ -21,6 +20,7 @@ from fitting.depth import depth_slice
 from fitting.limits import JointLimits, joint_limits
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
+from fitting.silhouette import HeldSurface
 from fitting.starts import COARSE_POINTS, LIMBS, Limb
 from fitting.state import Layout
 
@@ -151,9 +151,9 @@ class PreparedBody:
         return replace(self, **_placed(self.body, conventions, self.layout, options))
 
     @cached_property
-    def mesh(self) -> BodyModel:
-        """The whole body; few fits need it."""
-        return BodyModel(self.body, dtype=self.dtype).to(self.device)
+    def surface(self) -> HeldSurface:
+        """What is held against masks; few fits need it."""
+        return HeldSurface(self.body, self.device)
 
     @cached_property
     def rest(self) -> Tensor:
