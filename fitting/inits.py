@@ -147,14 +147,14 @@ def lifter_starts(body: "BodyData", device: str) -> Starter:
     return starts
 
 
-def regressor_starts(body: "BodyData", checkpoint: Path | None, device: str) -> Starter:
+def regressor_starts(body: "BodyData", checkpoint: Path, device: str) -> Starter:
     """Return the bodies that an image regressor sees in the photos.
 
     A photo that cannot be read again, or a person without a box, starts by keypoints.
 
     Args:
         body: That is fitted.
-        checkpoint: Of regressor.train; the weights that come with the package if None.
+        checkpoint: Of regressor.train.
         device: Where the network runs.
 
     Raises:

@@ -70,8 +70,8 @@ class RunConfig:
     fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
     """Where fits start. keypoints: all headings. lifter: those and the body that a small network
-    sees in the keypoints; the best energy wins. regressor:FILE (or regressor: for the bundled
-    weights): likewise from the photo. mean: facing the camera only. fits:STORE: from the fits in
+    sees in the keypoints; the best energy wins. regressor:FILE (weights of
+    regressor.train): likewise from the photo. mean: facing the camera only. fits:STORE: from the fits in
     that output folder (or STORE/data/run=ID), by keypoints where it has none of a person."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
@@ -364,7 +364,7 @@ def _make_starter(job: _Job, device: str) -> "Starter | None":
     if init.startswith("regressor:"):
         name = init.removeprefix("regressor:")
         try:
-            return regressor_starts(job.body, Path(name) if name else None, device)
+            return regressor_starts(job.body, Path(name), device)
         except (ValueError, OSError) as error:
             raise UsageError(f"--init {init}: {error}") from None
     return job.starts_of_run
@@ -451,10 +451,10 @@ def _check_init(config: RunConfig) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     name = config.init.removeprefix("regressor:")
-    if name not in ("", config.init) and not Path(name).is_file():
+    if name != config.init and not Path(name).is_file():
         raise UsageError(
-            f"--init {config.init}: there is no file {name}; train one with python -m "
-            "regressor.train, or say regressor: for the bundled weights"
+            f"--init {config.init}: there is no file {name}; train weights with python -m "
+            "regressor.train"
         )
     plain = config.init in ("keypoints", "lifter", "mean") or config.init.startswith("regressor:")
     if source is None and not plain:

@@ -41,7 +41,7 @@ class BackboneConfig:
 
     @classmethod
     def small(cls) -> "BackboneConfig":
-        """1.2 M parameters: what the bundled weights use."""
+        """1.2 M parameters: for training on a CPU."""
         return cls("resnet", (32, 64, 128, 256), (1, 1, 1, 1), bottleneck=False, stem=32)
 
     @classmethod

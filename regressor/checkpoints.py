@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -93,25 +92,20 @@ def _config(values: dict) -> ExposeConfig:
     return ExposeConfig(**values)
 
 
-def bundled_path() -> Path:
-    """Return the file of the weights that come with the package."""
-    return Path(str(resources.files("regressor") / "data" / "expose_small.safetensors"))
-
-
 def load_model(
-    body: BodyData, path: Path | None = None, device: torch.device | str = "cpu"
+    body: BodyData, path: Path, device: torch.device | str = "cpu"
 ) -> tuple[Expose, Checkpoint]:
     """Build a model from its file, ready to predict.
 
     Args:
         body: The body it poses.
-        path: The bundled weights if None.
+        path: Of save_checkpoint, as regressor.train writes it.
         device: Where it runs.
 
     Raises:
         ValueError: If the file cannot be used, or its shapes belong to another body.
     """
-    checkpoint = read_checkpoint(path or bundled_path())
+    checkpoint = read_checkpoint(path)
     if checkpoint.body_sha256 != body.sha256:
         raise ValueError(
             f"the weights were trained on another body ({checkpoint.body_sha256[:12]}) than "

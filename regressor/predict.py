@@ -36,7 +36,7 @@ class PredictConfig:
     out: Path | None = None
     """The store. [PHOTOS/fits]"""
     checkpoint: Path | None = None
-    """Weights of regressor.train; those that come with the package by default."""
+    """Weights of regressor.train. None come with the package yet."""
     body: str = "open"
     """The body of the weights: open, or your own SMPL-X model."""
     boxes: Path | None = None
@@ -93,12 +93,17 @@ def predict(config: PredictConfig) -> int:
     from curation.run_writer import RunInfo, RunWriter
     from curation.stopping import StopSignals
     from curation.store import FitStore
-    from regressor.checkpoints import bundled_path, load_model
+    from regressor.checkpoints import load_model
     from regressor.predictor import Predictor
 
     if not config.data.is_dir():
         raise UsageError(f"{config.data} is no directory; give the one that holds the photos")
-    weights = config.checkpoint or bundled_path()
+    weights = config.checkpoint
+    if weights is None:
+        raise UsageError(
+            "no weights for photos come with the package yet: train some with python -m "
+            "regressor.train and give them with --checkpoint"
+        )
     if not weights.is_file():
         raise UsageError(f"there are no weights at {weights}; train some with regressor.train")
     body = load_body(config.body)

@@ -187,6 +187,8 @@ def _turn(config, name, model, sources, steps, rank, body, stop) -> dict[str, fl
         mixed_precision=config.mixed_precision,
         workers=config.workers,
         patience=config.patience,
+        # of the last tenth: a longer memory would still know how the weights were drawn
+        average=min(0.999, 1 - 10 / max(steps, 20)),
         check_every=config.check_every,
         save_every=min(200, max(1, steps // 4)),
         seed=config.seed,
