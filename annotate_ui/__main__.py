@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     from annotate_ui.review import Review
     from curation.accounts import AccountError
     from curation.database import DatabaseError
-    from curation.queue import QueueSettings
+    from curation.queue_records import QueueSettings
     from curation.store import StoreError
 
     try:

@@ -25,7 +25,7 @@ from curation.decisions import (
     DecisionError,
 )
 from curation.gold import GoldItem
-from curation.queue import Judgement, Lease, LeaseError
+from curation.queue_records import Judgement, Lease, LeaseError
 from curation.review_numbers import annotators_csv, review_numbers
 
 __all__ = ["make_router"]

@@ -13,7 +13,8 @@ from curation.accounts import Accounts, Person
 from curation.decisions import REASONS, DecisionStore, default_url
 from curation.gold import GoldItems
 from curation.guidelines import Guidelines
-from curation.queue import Lease, QueueSettings, ReviewQueue
+from curation.queue import ReviewQueue
+from curation.queue_records import Lease, QueueSettings
 from curation.store import FitStore, StoreError
 
 if TYPE_CHECKING:

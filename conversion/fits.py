@@ -19,7 +19,7 @@ import numpy as np
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
-from bodymodel.spec import PARTS
+from bodymodel.spec import BODY_JOINTS, PARTS
 from conversion.clips import Clip, Frames
 from conversion.output import part_columns
 from conversion.result import CONVERTED
@@ -238,10 +238,12 @@ class FitRows:
         shapes = POSE_SHAPES | {"betas": (target.num_betas,), "transl": (3,), "center_px": (2,)}
         shapes |= {"expression": (target.num_expression,)} if target.num_expression else {}
         shapes |= {"residual_px": (_K,), "bbox_xyxy_px": (4,)}
+        shapes |= {"joint_covariance_mm2": (len(BODY_JOINTS), 6)}
         numbers = ("focal_px", "person_height_px", "residual_body_pct", "trunk_lean_deg")
         numbers += ("energy_total", "start_margin", "mpjpe_mm", "pa_mpjpe_mm")
         numbers += ("oks_detection", "oks_fit", "betas_abs_max", "prior_energy")
-        numbers += ("self_penetration_mm", "self_penetration_cm2")
+        numbers += tuple(f"joint_std_{group}_mm" for group in ("place", "trunk", "arms", "legs"))
+        numbers += ("residual_3d_mm", "self_penetration_mm", "self_penetration_cm2")
         numbers += ("trunk_lean_error_deg", *(f"residual_{part}_px" for part in PARTS))
         return (
             {name: np.full(shape, nan, np.float32) for name, shape in shapes.items()}
@@ -262,7 +264,8 @@ class FitRows:
                 "keypoints_2d": np.zeros((_K, 3), np.float32),
                 "keypoint_source": np.zeros(_K, np.int8), "energy": {}, "starts": [],
                 "start_energies": [], "self_penetration_parts": [],
-                "start_winner": "", "iterations": texts["iterations"],
+                "keypoint_places": [],
+                "start_winner": "", "silhouette": "", "views": 0, "iterations": texts["iterations"],
                 "has_truth": False, "code_version": info.code_version,
                 "torch_version": _version("torch"), "device": self.device,
                 "config_hash": info.config_hash, "solve_ms": texts["solve_ms"],

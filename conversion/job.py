@@ -22,9 +22,10 @@ from conversion.correspondence import Correspondence
 from conversion.correspondence_files import VertexIds
 from conversion.fits import FitRows
 from conversion.hands import HandMean, complete_hands
+from conversion.options import TransferOptions
 from conversion.output import PartStore, write_amass, write_meshes
 from conversion.result import TransferResult, failed_result
-from conversion.transfer import Transfer, TransferOptions
+from conversion.transfer import Transfer
 
 __all__ = ["Job", "Tally", "in_shard"]
 

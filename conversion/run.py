@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from conversion.options import TransferOptions
 from curation.cli import config_hash, parse_command_line, plain_config
 
 if TYPE_CHECKING:
@@ -26,30 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("conversion.run")
 _UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-
-
-@dataclass(frozen=True)
-class Solver:
-    """The settings of conversion.transfer.TransferOptions, without torch."""
-
-    start: Literal["closed_form", "zeros"] = "closed_form"
-    """Closed form, or the published stages from the T-pose."""
-    betas_weight: float = 1e-3
-    """Ties betas to zero: mm^2 of mean square distance per squared standard deviation."""
-    expression_weight: float = 1e-4
-    """Likewise."""
-    fingers_weight: float = 5.0
-    """Ties fingers that the source does not have to the flat hand: mm^2 / rad^2."""
-    num_samples: int = 1000
-    """Vertices that the solver looks at before the polish on all."""
-    iterations: int = 30
-    """Most steps of the solver."""
-    polish_iterations: int = 10
-    """Most steps on all vertices."""
-    far_mm: float = 30.0
-    """A result this far from its mesh on average is no conversion."""
-    part_pose: Literal["given", "solved"] = "given"
-    """MANO's fingers and FLAME's head, jaw, eyes and expression: taken over, or solved for."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +98,7 @@ class RunConfig:
     """Say what would be done, and write nothing."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is told on stderr."""
-    solver: Solver = field(default_factory=Solver)
+    solver: TransferOptions = field(default_factory=TransferOptions)
     """The solver's settings."""
 
 
@@ -210,13 +187,11 @@ def _run(config: RunConfig) -> int:
 
 
 def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: tuple) -> "Job":
-    import dataclasses
 
     from conversion.correspondence_files import load_correspondence
     from conversion.fits import FitRows
     from conversion.job import Job
     from conversion.output import PartStore
-    from conversion.transfer import TransferOptions
 
     match = None
     if config.correspondence is not None:
@@ -238,7 +213,7 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
     return Job(
         bodies=bodies,
         store=PartStore(out, run_hash),
-        options=TransferOptions(**dataclasses.asdict(config.solver)),
+        options=config.solver,
         batch_size=(32 if device == "cpu" else 512) if batch == "auto" else batch,
         part_frames=config.part_frames,
         shard=shard,

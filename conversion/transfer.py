@@ -11,8 +11,6 @@ run as published. :mod:`conversion.newton_cg` is the published optimiser, for re
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from conversion.correspondence import Correspondence, build_correspondence
 from conversion.inputs import check_meshes
 from conversion.knowable import knowable
 from conversion.known import Known, TakeOver, known_betas
+from conversion.options import TransferOptions
 from conversion.result import TransferResult, failed_result
 from conversion.sampler import Sampler
 from conversion.sampling import sample_edges, sample_vertices
@@ -42,39 +41,9 @@ from conversion.solver import (
 )
 from conversion.surface import Group, State, Surface, Unknowns
 
-__all__ = ["Transfer", "TransferOptions", "TransferResult"]
+__all__ = ["Transfer", "TransferResult"]
 
 _POLISHED_TOGETHER = 16  # meshes with all their vertices: memory, not time, limits them
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """Settings of a transfer.
-
-    Attributes:
-        start: ``closed_form``, or ``zeros``: the published stages from the T-pose.
-        betas_weight: Ties betas to zero, mm^2 of mean square distance per squared standard
-            deviation. A thousandth leaves the surface where it is and forbids wild values.
-        expression_weight: Likewise.
-        fingers_weight: Ties fingers that the source does not have to the flat hand, mm^2 / rad^2.
-        num_samples: Vertices that the solver looks at before the polish.
-        iterations: Most steps of the solver.
-        polish_iterations: Most steps on all vertices.
-        far_mm: A result this far from its mesh on average is no conversion.
-        part_pose: Of MANO's and FLAME's parameters: ``given`` takes over what SMPL-X shares with
-            them (fingers, head, jaw, eyes, expression) and finds the place, the root's turn and
-            the shape; ``solved`` finds all from the mesh.
-    """
-
-    start: Literal["closed_form", "zeros"] = "closed_form"
-    betas_weight: float = 1e-3
-    expression_weight: float = 1e-4
-    fingers_weight: float = 5.0
-    num_samples: int = 1000
-    iterations: int = 30
-    polish_iterations: int = 10
-    far_mm: float = 30.0
-    part_pose: Literal["given", "solved"] = "given"
 
 
 class Transfer:

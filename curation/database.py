@@ -112,7 +112,7 @@ item = sa.Table(
     sa.Column("fit_id", sa.String(64), primary_key=True),
     sa.Column("run_id", sa.String(100), nullable=False),
     sa.Column("dataset", sa.Text, nullable=False),
-    # fresh -> half -> full -> done or disagree; "off" is not in the queue. See curation.queue.
+    # fresh -> half -> full -> done or disagree; "off": not in the queue. See queue_state.
     sa.Column("stage", sa.String(10), nullable=False),
     sa.Column("audit", sa.Boolean, nullable=False),
     sa.Column("is_gold", sa.Boolean, nullable=False, server_default=sa.false()),

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from curation import database as db
 from curation.decisions import REASONS, VERDICTS, Decision, DecisionError, DecisionStore, log_event
-from curation.queue import restage
+from curation.queue_state import restage
 
 __all__ = ["TUTORIAL_ITEMS", "GoldItem", "GoldItems"]
 

@@ -229,9 +229,12 @@ def _labelled(
         found = dict(zip(plan.asked, result.people, strict=True))
     size = (blank.width, blank.height)
     for position, (person, labels) in enumerate(zip(plan.sample.people, plan.labels, strict=True)):
-        mine = replace(blank, person_index=person.person_index, truth=person.truth)
+        mine = replace(
+            blank, person_index=person.person_index, truth=person.truth, further=person.further
+        )
         detection = found.get(position)
-        if labels.is_empty and person.bbox_xyxy_px is None and plan.sample.problem:
+        is_bare = labels.is_empty and person.bbox_xyxy_px is None and person.further is None
+        if is_bare and plan.sample.problem:
             yield replace(mine, status="label_error", reason=plan.sample.problem)
             continue
         if _is_elsewhere(labels, size):
@@ -246,7 +249,10 @@ def _labelled(
             evidence = None if detection is None else from_detection(detection)
         else:
             evidence = labels if detection is None else add_detection(labels, detection)
-        if evidence is None or evidence.is_empty:
+        if person.further is not None:  # it may stand alone
+            nothing = from_labels(replace(person, keypoints=()))
+            yield _observation(mine, evidence or nothing, person.bbox_xyxy_px)
+        elif evidence is None or evidence.is_empty:
             reason = _why_nothing(person, position in found, source)
             yield replace(mine, status="no_person", reason=reason)
         else:

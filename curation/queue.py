@@ -1,120 +1,37 @@
 """Who is shown which fit next: leases, overlap, gold, audit, disagreements. Torch-free.
 
-An item is a fit that waits for people. It goes through stages::
-
-    fresh    nobody has it
-    half     some have voted or hold it, and more people are needed
-    full     as many hold it or have voted as are needed
-    done     they agree, or somebody adjudicated
-    disagree they do not agree, or are all unsure
-    off      not in the queue (a gold item, or what a rule decided)
-
-An item is handed out by a lease, which ends after a while, so that what somebody left lying comes
-back. The order for one person is: own open leases; a gold item if one is due; with a chance of one
-in ten, the next of the audit; what others have begun; disagreements (adjudicators); the most useful
-next by priority; the rest of the audit.
+An item is a fit that waits for people (curation.queue_state has its stages). It is handed out by a
+lease, which ends after a while, so that what somebody left lying comes back. The order for one
+person is: own open leases; a gold item if one is due; with a chance of one in ten, the next of the
+audit; what others have begun; disagreements (adjudicators); the most useful next by priority; the
+rest of the audit.
 
 **The audit.** One item in ten belongs to it, by a hash that nothing else enters. They are served
 in the order of their hash, and by nothing else, so at any time those that were judged are a uniform
 sample of all items: acceptance and precision are estimated from them without bias.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from curation import database as db
 from curation import queue_sql as sql
-from curation.decisions import (
-    ALL_PARTS,
-    WITHDRAWN,
-    Decision,
-    DecisionError,
-    DecisionStore,
-    append_decision,
-    log_event,
+from curation.decisions import WITHDRAWN, Decision, DecisionError, DecisionStore, append_decision
+from curation.queue_records import (
+    Judgement,
+    Lease,
+    LeaseError,
+    QueueSettings,
+    gold_due,
+    uniform_number,
 )
+from curation.queue_state import expire, last_of_chain, lease_from, own_lease, restage
 
-__all__ = ["Judgement", "Lease", "LeaseError", "QueueSettings", "ReviewQueue", "uniform_number"]
+__all__ = ["ReviewQueue"]
 
 _LANE_SOURCES = {"gold": "gold", "audit": "audit", "adjudication": "adjudication"}
-_VOTE_SOURCES = ("queue", "audit")
-
-
-class LeaseError(DecisionError):
-    """A lease that does not exist, or is another's."""
-
-
-@dataclass(frozen=True)
-class QueueSettings:
-    """How items are handed out.
-
-    Attributes:
-        overlap: People who judge an item.
-        audit_overlap: Likewise for items of the audit; agreement is measured on them.
-        audit_rate: Part of the items that is the audit, and chance of being served from it.
-        lease_seconds: After which an item that was left lying is given to others.
-    """
-
-    overlap: int = 1
-    audit_overlap: int = 2
-    audit_rate: float = 0.1
-    lease_seconds: float = 1200.0
-
-    def __post_init__(self) -> None:
-        if self.overlap < 1 or self.audit_overlap < 1:
-            raise ValueError("at least one person must judge an item")
-        if not 0 < self.audit_rate < 1:
-            raise ValueError(f"audit_rate must be between 0 and 1, got {self.audit_rate}")
-
-
-@dataclass(frozen=True)
-class Lease:
-    """One item in one person's hands.
-
-    Attributes:
-        lease_id: Random; stands for the item towards the page, and tells nothing about it.
-        fit_id: The fit.
-        annotator: Whose.
-        lane: Why: "gold", "audit", "half" (others have begun), "adjudication", "queue".
-        probability: Of being in the audit; NaN for what was chosen otherwise.
-        served_at: When, seconds since 1970.
-        expires_at: Likewise.
-        state: "open", "done", "expired".
-    """
-
-    lease_id: str
-    fit_id: str
-    annotator: str
-    lane: str
-    probability: float
-    served_at: float
-    expires_at: float
-    state: str
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a person says of the item of a lease; the fields are those of Decision."""
-
-    decision_id: str
-    verdict: str
-    parts: frozenset[str] = ALL_PARTS
-    reasons: tuple[str, ...] = ()
-    comment: str = ""
-    seconds: float = math.nan
-    guideline_version: str = ""
-    overlay_version: str = ""
-
-
-def uniform_number(*texts: str) -> float:
-    """Return a number in [0, 1) that the texts determine and nobody can guess without them."""
-    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 class ReviewQueue:
@@ -250,11 +167,11 @@ class ReviewQueue:
         adjudicates: bool,
         only_disagreements: bool,
     ) -> list[Lease]:
-        _expire(connection, annotator)
+        expire(connection, annotator)
         end = db.now() + self.settings.lease_seconds
         connection.execute(sql.EXTEND_OWN, {"p_annotator": annotator, "p_end": end})
         rows = connection.execute(sql.OWN_OPEN, {"p_annotator": annotator})
-        leases = [_lease(row) for row in rows]
+        leases = [lease_from(row) for row in rows]
         if only_disagreements:
             leases = [lease for lease in leases if lease.lane == "adjudication"]
         while len(leases) < count:
@@ -273,7 +190,7 @@ class ReviewQueue:
             LeaseError: If there is none, or it is another's.
         """
         with self._database.read() as connection:
-            return _own_lease(connection, lease_id, annotator)
+            return own_lease(connection, lease_id, annotator)
 
     def _next(
         self,
@@ -370,8 +287,8 @@ class ReviewQueue:
             DecisionError: If the judgement makes no sense, or they have decided already.
         """
         with self._database.write() as connection:
-            lease = _own_lease(connection, lease_id, annotator)
-            last = _last_of_chain(connection, lease.fit_id, annotator)
+            lease = own_lease(connection, lease_id, annotator)
+            last = last_of_chain(connection, lease.fit_id, annotator)
             if last is not None and last.decision_id == judgement.decision_id:
                 supersedes = last.supersedes
             else:
@@ -434,7 +351,7 @@ class ReviewQueue:
                 }
                 connection.execute(sql.REOPEN_LEASE, times | {"p_lease": lease_row.lease_id})
                 restage(connection, row.fit_id)
-            return _own_lease(connection, lease_row.lease_id, annotator)
+            return own_lease(connection, lease_row.lease_id, annotator)
 
     def done_since(self, annotator: str, seconds: float) -> int:
         """Return how many items a person has judged in the last seconds, less what was undone."""
@@ -477,64 +394,3 @@ class ReviewQueue:
             query = query.where(db.decision.c.created_at < before)
         with self._database.read() as connection:
             return [(_from_row(row), row.lease_id) for row in connection.execute(query)]
-
-
-def gold_due(judged: int) -> int:
-    """Return how many gold items somebody should have seen: 3 in 10 items, 10 in 100, 31 in 1000.
-
-    Many while little is known about them, then fewer and fewer.
-    """
-    return math.isqrt(judged)
-
-
-def _own_lease(connection: sa.Connection, lease_id: str, annotator: str) -> Lease:
-    row = connection.execute(sql.LEASE, {"p_lease": lease_id}).first()
-    if row is None or row.annotator != annotator:
-        raise LeaseError("this item is not yours")
-    return _lease(row)
-
-
-def _lease(row: Any) -> Lease:
-    values = dict(row._mapping)
-    values["probability"] = math.nan if row.probability is None else row.probability
-    return Lease(**values)
-
-
-def _last_of_chain(connection: sa.Connection, fit_id: str, annotator: str) -> Any:
-    return connection.execute(
-        sql.LAST_OF_CHAIN, {"p_fit": fit_id, "p_annotator": annotator}
-    ).first()
-
-
-def _expire(connection: sa.Connection, annotator: str) -> None:
-    """Free what others left lying; a person's own leases are theirs until somebody needs them."""
-    times = {"p_now": db.now(), "p_annotator": annotator}
-    for row in connection.execute(sql.EXPIRED, times).all():
-        connection.execute(sql.SET_LEASE_STATE, {"p_lease": row.lease_id, "p_state": "expired"})
-        log_event(connection, "lease_expired", row.annotator, lease=row.lease_id)
-        restage(connection, row.fit_id)
-
-
-def restage(connection: sa.Connection, fit_id: str, annotator: str = "") -> bool:
-    """Count an item's votes and leases afresh and set its stage; return whether that changed."""
-    which = {"p_fit": fit_id}
-    item = connection.execute(sql.ITEM, which).first()
-    if item is None or item.is_gold:
-        return False
-    verdicts = connection.execute(sql.VERDICTS, which).all()
-    held = connection.scalar(sql.HELD, which)
-    votes = [verdict for verdict, source in verdicts if source in _VOTE_SOURCES]
-    sources = {source for _, source in verdicts}
-    if not item.audit and not votes and not held and sources & {"rule", "import"}:
-        stage = "off"  # the audit goes on: it measures the rules, too
-    elif "adjudication" in sources:
-        stage = "done"
-    elif len(votes) >= item.needed:
-        stage = "done" if len(set(votes)) == 1 and votes[0] != "unsure" else "disagree"
-    elif len(votes) + held >= item.needed:
-        stage = "full"
-    else:
-        stage = "half" if votes or held else "fresh"
-    changed = {"p_stage": stage, "p_votes": len(votes), "p_held": held}
-    connection.execute(sql.SET_ITEM, which | changed | {"p_last": annotator or item.last_annotator})
-    return stage != item.stage

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,41 @@ class KnownCamera:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelledView:
+    """A further calibrated photo of a person at the same moment, as fitting.records.View.
+
+    Attributes:
+        keypoints_2d: (145, 3) float32, ``fit`` convention.
+        focal_px: In pixels.
+        center_px: (2,) principal point.
+        rotation: (3, 3), translation: (3,) metres: from the first camera's frame to this one's.
+    """
+
+    keypoints_2d: np.ndarray
+    focal_px: float
+    center_px: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FurtherEvidence:
+    """What is known of a person beside one photo.
+
+    Attributes:
+        keypoints_3d: (145, 4) x y z metres and confidence, ``fit`` convention; None for none.
+        frame_3d: "camera": the photo's camera frame; "free": known up to a rigid motion.
+        conventions: Of the 3D keypoints and those of the views, as PersonObservation's.
+        views: Further photos.
+    """
+
+    keypoints_3d: np.ndarray | None = None
+    frame_3d: Literal["camera", "free"] = "camera"
+    conventions: tuple[str, ...] = ()
+    views: tuple[LabelledView, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class LabelledPerson:
     """A person as the dataset's own files describe them.
 
@@ -40,6 +76,7 @@ class LabelledPerson:
         person_index: Which person of the image; stable between runs.
         bbox_xyxy_px: (4,) float32 in the upright (EXIF applied) image, or None.
         keypoints: The point sets that the files give, each with its source.
+        further: 3D keypoints and further views, None for neither.
         truth: Ground-truth parameters by name where the set has them (rendered people), else None.
     """
 
@@ -47,6 +84,7 @@ class LabelledPerson:
     bbox_xyxy_px: np.ndarray | None = None
     keypoints: tuple[tuple[KeypointSource, Keypoints2D], ...] = ()
     truth: dict[str, np.ndarray] | None = None
+    further: FurtherEvidence | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +128,7 @@ class PersonObservation:
         reason: One plain sentence when status is not "ok".
         truth: As in LabelledPerson.
         camera: As in Sample.
+        further: As in LabelledPerson.
         oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
             either is missing.
     """
@@ -114,3 +153,4 @@ class PersonObservation:
     truth: dict[str, np.ndarray] | None = None
     camera: KnownCamera | None = None
     oks_detection: float = float("nan")
+    further: FurtherEvidence | None = None

@@ -151,6 +151,8 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
             "conventions whose places were fitted: of each point, the first that has it; empty for "
             "SMPL-X's own (bodymodel.fit_points)",
         ),
+        c("silhouette", "string", "mask that the fit was drawn to: file, detector; empty for none"),
+        c("views", "int32", "photos of this person that the fit saw; this one and further views"),
         c("has_left_hand", "bool", "seen in the image; if not, its pose is only the prior's"),
         c("has_right_hand", "bool", "likewise"),
         c("has_face", "bool", "likewise: jaw and expression"),
@@ -169,6 +171,7 @@ def fit_columns(num_betas: int = 10, num_expression: int = 10) -> tuple[Column, 
             c(f"residual_{part}_px", "float32", "median of residual_px, NaN if unseen", unit="px")
             for part in PARTS
         ),
+        c("residual_3d_mm", "float32", "median distance to 3D keypoints, NaN if none", unit="mm"),
         c("person_height_px", "float32", "height of the body standing upright there", unit="px"),
         c("residual_body_pct", "float32", "residual_body_px of person_height_px", unit="%"),
         c(

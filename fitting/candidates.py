@@ -8,9 +8,11 @@ from torch import Tensor
 
 from bodymodel.rotations import compose_rotvecs
 from bodymodel.sliced import SlicedBody, sliced_forward
+from fitting.energy import Energy
+from fitting.solver import minimise
 from fitting.state import Layout
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "measure", "settle"]
 
 _SAME_HEADING = 0.7  # radians; roots closer than this face the same way
 
@@ -153,3 +155,45 @@ class Candidates:
         iterations[person, place] += found.iterations[:, 0]
         converged[person, place] = found.converged[:, 0]
         return replace(self, x=x, energy=energy, iterations=iterations, converged=converged)
+
+
+def settle(
+    energy: Energy,
+    candidates: Candidates,
+    iterations: int,
+    tolerance: float,
+    *,
+    go_on: bool = False,
+) -> Candidates:
+    """Minimise from the open candidates.
+
+    Args:
+        energy: Of the B persons.
+        candidates: (B, C).
+        iterations: The most of each.
+        tolerance: As for fitting.solver.minimise.
+        go_on: This energy was minimised before, and those that converged stay.
+    """
+
+    def solve(person: Tensor, x: Tensor) -> Candidates:
+        solution = minimise(
+            energy.take(person), x, energy.layout.step, iterations=iterations, tolerance=tolerance
+        )
+        found = Candidates.at(solution.x[:, None])
+        return replace(
+            found,
+            energy=torch.nan_to_num(solution.energy, nan=torch.inf)[:, None],
+            iterations=solution.iterations[:, None],
+            converged=solution.converged[:, None],
+        )
+
+    return candidates.solved(solve, go_on=go_on)
+
+
+def measure(energy: Energy, candidates: Candidates) -> Candidates:
+    """Evaluate all candidates, closed ones too, without moving them."""
+    batch, count, size = candidates.x.shape
+    owner = torch.arange(batch, device=candidates.x.device).repeat_interleave(count)
+    values = energy.take(owner).terms(candidates.x.reshape(-1, size)).sum(1)
+    values = torch.nan_to_num(values, nan=torch.inf).view(batch, count)
+    return replace(candidates, energy=values)

@@ -108,9 +108,9 @@ class FitConfig:
     """Bodies are pushed apart that go deeper than this: skin gives way."""
     w_silhouette_inside: float = 600.0
     """Mask, where there is one: squared distance by which vertices stick out of it, their mean."""
-    w_silhouette_outside: float = 240.0
+    w_silhouette_outside: float = 50.0
     """Squared distance by which its outline is beyond the body, the mean."""
-    silhouette_slack_m: float = 0.03
+    silhouette_slack_m: float = 0.02
     """Scale of the Geman-McClure function on the latter: what clothes add."""
     silhouette_rounds: int = 3
     """How often shape and pose take turns."""

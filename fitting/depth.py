@@ -20,7 +20,8 @@ from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.sliced import SlicedBody, SlicedState, slice_body, sliced_forward, sliced_jacobian
 from fitting.config import StageConfig
-from fitting.energy import Energy, Evidence
+from fitting.data_term import Evidence
+from fitting.energy import Energy
 
 __all__ = ["SPANS", "TRUNK", "DepthTerm", "Span", "depth_slice", "lines_of_sight"]
 

@@ -22,7 +22,7 @@ from fitting.prior_terms import StagePriors
 from fitting.priors import BodyPrior
 from fitting.state import Layout
 
-__all__ = ["TERMS", "Energy", "Evidence", "Quadratic", "Term"]
+__all__ = ["TERMS", "Energy", "Quadratic", "Term"]
 
 TERMS = (
     "data", "depth", "pose", "bend", "limits",

@@ -21,6 +21,7 @@ from curation.samples import PersonObservation, Sample
 from curation.schema import image_key
 from curation.store import StoredImages
 from fitting.inits import Starter, ToStart
+from fitting.mask_source import MaskSource
 from fitting.overlays import OverlayPool
 from fitting.records import FitResult, FitTarget
 from fitting.rows import RowMaker
@@ -116,6 +117,7 @@ class FitLoop:
         overlays: Draws pictures beside the solver; None for no pictures.
         max_overlays: Persons to draw; None for all.
         progress: Told what is done.
+        masks: Gives masks of persons; None for none. Whoever runs the loop closes it.
         starter: Says where the fits of persons start; None for the solver's own starts.
         tally: What was done; right even if ``run`` raises.
     """
@@ -138,6 +140,7 @@ class FitLoop:
     max_overlays: int | None = None
     progress: Progress = field(default_factory=lambda: Progress(0, is_shown=False))
     starter: Starter | None = None
+    masks: MaskSource | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -214,6 +217,8 @@ class FitLoop:
         place = len(image.rows) - 1
         if observation.status == "ok":
             self._batch.append((observation, image, place))
+            if self.masks is not None:
+                self.masks.ask(observation, self.dataset_root / image.image_path)
         else:
             image.rows[place] = self._row(observation, None, image)
         if len(self._batch) >= self.batch_size and not self.clips:
@@ -230,8 +235,13 @@ class FitLoop:
         seconds = time.perf_counter() - begin
         self.tally.solve_s += seconds
         share_ms = 1000 * seconds / len(self._batch)
-        for (observation, image, place), result in zip(self._batch, results, strict=True):
-            image.rows[place] = self._row(observation, result, image, share_ms)
+        for (observation, image, place), target, result in zip(
+            self._batch, targets, results, strict=True
+        ):
+            row = self._row(observation, result, image, share_ms)
+            if self.masks is not None and target.silhouette is not None and row["has_fit"]:
+                row["silhouette"] = self.masks.name
+            image.rows[place] = row
         self._batch.clear()
 
     def _targets(self) -> list[FitTarget]:
@@ -244,6 +254,12 @@ class FitLoop:
             targets = [
                 replace(target, clip=name, frame=frame)
                 for target, name, frame in zip(targets, names, frames, strict=True)
+            ]
+        if self.masks is not None:
+            people = [observation for observation, _, _ in self._batch]
+            targets = [
+                replace(target, silhouette=self.masks.take(person))
+                for target, person in zip(targets, people, strict=True)
             ]
         if self.starter is None:
             return targets

@@ -16,7 +16,7 @@ class MaskField:
     """A mask as the solver wants it.
 
     Attributes:
-        outside_px: (H, W) float64, distance to the mask in pixels of the photo, 0 in it; on a grid.
+        outside_px: (H, W) float32, distance to the mask in pixels of the photo, 0 in it; on a grid.
         corner_px: (2,) of the grid's first sample, step_px between its samples.
         outline_px: (N, 2) points of the outline that do not lie on the edge of the photo.
         normal: (N, 2) unit vectors out of the mask there.
@@ -66,7 +66,8 @@ def mask_field(mask: np.ndarray, size_px: tuple[int, int] | None = None) -> Mask
     slope_y, slope_x = np.gradient(gaussian_filter(signed, max(1.5, 1.5 / step)))
     normal = np.stack([slope_x[edge_y, edge_x], slope_y[edge_y, edge_x]], 1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-6)
+    outside = np.where(known, outside, 0.0).astype(np.float32)
     return MaskField(
-        np.where(known, outside, 0.0), np.array((grid_x[0], grid_y[0])) * scale, step * scale,
+        outside, np.array((grid_x[0], grid_y[0])) * scale, step * scale,
         outline[pick], normal[pick],
     )  # fmt: skip

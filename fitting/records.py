@@ -1,12 +1,14 @@
 """What the solver takes and gives, one person at a time, as plain arrays."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from bodymodel.keypoints import FIT_KEYPOINTS
+from bodymodel.spec import PARTS
 from fitting.masks import MaskField
 
 
@@ -146,3 +148,33 @@ class FitResult:
     focal_px: float = math.nan
     joint_covariance_mm2: np.ndarray | None = None
     residual_3d_mm: np.ndarray | None = None
+
+    @classmethod
+    def refused(
+        cls, params: Mapping[str, np.ndarray], terms: Iterable[str], status: str, reason: str
+    ) -> "FitResult":
+        """Return what is said of a person who was not fitted.
+
+        Args:
+            params: As FitResult's, all NaN.
+            terms: Of the solver's energy.
+            status: As FitResult's.
+            reason: Likewise.
+        """
+        nothing = np.full(len(FIT_KEYPOINTS), np.nan, np.float32)
+        return cls(
+            params={name: value.astype(np.float32) for name, value in params.items()},
+            projected_2d=np.stack([nothing, nothing], 1),
+            residual_px=nothing,
+            residual_part_px=dict.fromkeys(PARTS, math.nan),
+            person_height_px=math.nan,
+            energy=dict.fromkeys(terms, math.nan),
+            energy_total=math.nan,
+            starts=(),
+            start_energies=np.zeros(0, np.float32),
+            start_margin=math.nan,
+            winner="",
+            iterations=0,
+            status=status,
+            reason=reason,
+        )

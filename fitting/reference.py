@@ -21,7 +21,7 @@ from bodymodel.parts import PUBLISHED_PAIRS, body_parts
 from bodymodel.penetration import make_surface
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
-from bodymodel.spec import PARTS, keypoint_part
+from bodymodel.spec import keypoint_part
 from fitting.contacts import BodyContacts
 from fitting.priors import BodyPrior
 from fitting.records import FitResult, FitTarget
@@ -37,6 +37,7 @@ from fitting.reference_energy import (
 )
 from fitting.reference_mesh import make_mesh
 from fitting.reference_pose import pose_unknown
+from fitting.residuals import part_medians, point_residuals
 from fitting.starts import stature_m
 from fitting.target_check import find_problem
 
@@ -364,10 +365,7 @@ class ReferenceFitter:
         best = attempts[winner]
         params = best.params.map(lambda x: x.detach().cpu().double())
         projected, height_px = self._project(params, target)
-        points = np.asarray(target.keypoints_2d)
-        distance = np.linalg.norm(projected - points[:, :2], axis=-1)
-        residual = np.where(points[:, 2] > 0, distance, np.nan).astype(np.float32)
-        parts = np.array([keypoint_part(name) for name in FIT_KEYPOINTS])
+        residual = point_residuals(projected, target.keypoints_2d)
         arrays = {k: v[0].astype(np.float32) for k, v in params.numpy().items()}
         is_finite = math.isfinite(best.energy) and all(
             np.isfinite(v).all() for v in arrays.values()
@@ -383,7 +381,7 @@ class ReferenceFitter:
             params=arrays,
             projected_2d=projected,
             residual_px=residual,
-            residual_part_px={part: _median(residual[parts == part]) for part in PARTS},
+            residual_part_px=part_medians(residual),
             person_height_px=height_px,
             energy=best.terms,
             energy_total=best.energy,
@@ -410,30 +408,9 @@ class ReferenceFitter:
 
     def _refused(self, status: str, reason: str) -> FitResult:
         unknown = self._params(self._variables()).map(lambda x: torch.full_like(x[0], math.nan))
-        nothing = np.full(len(FIT_KEYPOINTS), np.nan, np.float32)
-        return FitResult(
-            params={name: value.astype(np.float32) for name, value in unknown.numpy().items()},
-            projected_2d=np.stack([nothing, nothing], 1),
-            residual_px=nothing,
-            residual_part_px=dict.fromkeys(PARTS, math.nan),
-            person_height_px=math.nan,
-            energy=dict.fromkeys(REFERENCE_TERMS, math.nan),
-            energy_total=math.nan,
-            starts=(),
-            start_energies=np.zeros(0, np.float32),
-            start_margin=math.nan,
-            winner="",
-            iterations=0,
-            status=status,
-            reason=reason,
-        )
+        return FitResult.refused(unknown.numpy(), REFERENCE_TERMS, status, reason)
 
 
 def _openpose(keypoints: Tensor) -> Tensor:
     """(K >= 127, 3) SMPL-X keypoints -> (118, 3)."""
     return keypoints[list(MODEL_JOINTS)]
-
-
-def _median(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else math.nan

@@ -13,6 +13,7 @@ from curation.reproject import posed_joints
 from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, POSE_SHAPES, fit_id
 from fitting.focal import choose_focal
+from fitting.further import with_further
 from fitting.quality import NO_QUALITY, quality_columns
 from fitting.records import FitResult, FitTarget
 from fitting.truth import NO_TRUTH, errors_against_truth
@@ -44,7 +45,7 @@ def fit_target(
         center = o.camera.center_px
     # What is stored is float32: solve with exactly that.
     focal_px, center_px = float(np.float32(choice.focal_px)), np.array(center, np.float32)
-    return FitTarget(
+    target = FitTarget(
         o.keypoints_2d,
         focal_px,
         center_px,
@@ -53,6 +54,7 @@ def fit_target(
         world_points=o.world_points,
         conventions=o.conventions,
     )
+    return target if o.further is None else with_further(target, o.further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +140,8 @@ class RowMaker:
             "keypoints_2d": o.keypoints_2d,
             "keypoint_source": o.keypoint_source,
             "keypoint_places": list(o.conventions if self.calibrated else ()),
+            "silhouette": "",  # whoever had the mask made knows
+            "views": 1 + len(o.further.views) if o.further is not None else 1,
             "has_left_hand": bool((seen & _PART_POINTS["left_hand"]).any()),
             "has_right_hand": bool((seen & _PART_POINTS["right_hand"]).any()),
             "has_face": bool((seen & _PART_POINTS["face"]).any()),
@@ -168,6 +172,7 @@ class RowMaker:
             "center_px": target.center_px,
             "focal_source": source,
             "residual_px": result.residual_px,
+            "residual_3d_mm": _median(result.residual_3d_mm),
             **quality_columns(self.body, observation, result, joints),
             "energy": {str(k): float(v) for k, v in result.energy.items()},
             "energy_total": float(result.energy_total),
@@ -185,7 +190,7 @@ class RowMaker:
         shapes = POSE_SHAPES | {"transl": (3,), "center_px": (2,)}
         shapes |= {"residual_px": (len(FIT_KEYPOINTS),), "betas": (self.body.num_betas,)}
         shapes |= {"expression": (self.body.num_expression,)}
-        numbers = ("focal_px", "energy_total")
+        numbers = ("focal_px", "energy_total", "residual_3d_mm")
         arrays = {k: np.full(shape, nan, np.float32) for k, shape in shapes.items() if all(shape)}
         return (
             arrays
@@ -202,6 +207,11 @@ def _uncertainty(covariance: np.ndarray | None) -> dict[str, Any]:
         covariance = np.full((len(BODY_JOINTS), 6), np.nan, np.float32)
     spread = {f"joint_std_{k}_mm": v for k, v in joint_std_mm(covariance).items()}
     return {"joint_covariance_mm2": covariance, **spread}
+
+
+def _median(values: np.ndarray | None) -> float:
+    values = np.zeros(0) if values is None else values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _is_finite(result: FitResult) -> bool:

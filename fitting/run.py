@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from curation.store import FitStore, StoredImages
     from fitting.inits import Starter
     from fitting.loop import FitLoop
+    from fitting.mask_source import MaskSource
     from fitting.rooms import Rooms
 
 _log = logging.getLogger("fitting.run")
@@ -49,7 +50,8 @@ class RunConfig:
     config: Path | None = None
     """YAML file of settings; the command line wins over it."""
     dataset: str = "auto"
-    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco; auto looks into it."""
+    """What DATA is: folder, lsp, lspet, openpose, wholebody, mpii, coco, targets; auto
+    looks into it."""
     keypoints: Literal["auto", "annotations", "openpose", "wholebody", "mediapipe"] = "auto"
     """Where keypoints come from; auto trusts labels and detects what they lack."""
     body: str = "open"
@@ -78,6 +80,10 @@ class RunConfig:
     interpenetration: Literal["on", "measure", "off"] = "measure"
     """on: parts of a body that are inside each other are pushed apart; measure: rows tell how deep
     they are; off: neither, a third faster. lbfgs always measures."""
+    silhouette: str = "off"
+    """Masks that girth is fitted to (the fast solver only). detector: MediaPipe's segmentation of
+    each person. A directory: NAME.png of NAME.jpg, white on the person, or NAME.K.png of person K.
+    Who has no mask that can be used is fitted without, and the log says why."""
     prior: str = "auto"
     """On the body's pose: gaussian, open, l2 (squared angles), none, a VPoser folder, or SMPLify's
     gmm_08.pkl. auto is gaussian for fast and, as published, l2 for lbfgs."""
@@ -337,7 +343,16 @@ def _make_loop(
         before_batch=functools.partial(rooms.seed, config.seed),
         part_s=rooms.part_s,
         starter=_make_starter(job, device),
+        masks=_make_masks(config, workers),
     )
+
+
+def _make_masks(config: RunConfig, workers: int) -> "MaskSource | None":
+    from fitting.mask_source import MaskSource, parse_silhouette
+
+    if config.silhouette == "off":
+        return None
+    return MaskSource(parse_silhouette(config.silhouette), workers)
 
 
 def _make_starter(job: _Job, device: str) -> "Starter | None":
@@ -365,6 +380,8 @@ def _go(job: _Job, loop: "FitLoop") -> None:
     count = count if config.limit is None else min(count, config.limit)
     with contextlib.ExitStack() as stack:
         loop.progress = stack.enter_context(Progress(count))
+        if loop.masks is not None:
+            stack.callback(loop.masks.close)
         if config.overlays != "none":
             loop.overlays = stack.enter_context(
                 OverlayPool(job.store, job.load_body, config.data, 1, job.rooms.draw)
@@ -396,6 +413,8 @@ def _check(config: RunConfig) -> None:
         raise UsageError(f"--focal-px must be positive, got {config.focal_px}")
     if config.clip and config.solver == "lbfgs":
         raise UsageError("--clip needs the fast solver; leave --solver lbfgs or --clip out")
+    if config.silhouette != "off":
+        _check_silhouette(config)
     if config.fov_deg is not None and not 0 < config.fov_deg < 170:
         raise UsageError(f"--fov-deg must be above 0 and below 170, got {config.fov_deg}")
     if config.focal_px is not None and config.fov_deg is not None:
@@ -409,6 +428,19 @@ def _check(config: RunConfig) -> None:
             raise UsageError("--overwrite finds a new name itself; leave it or --run-id out")
     if config.overwrite and config.shard != "0/1":
         raise UsageError("shards must agree on a name: give a new --run-id instead of --overwrite")
+
+
+def _check_silhouette(config: RunConfig) -> None:
+    from fitting.mask_source import parse_silhouette
+
+    if config.solver == "lbfgs":
+        raise UsageError("--silhouette is for the fast solver; leave --solver lbfgs or it out")
+    if config.clip:
+        raise UsageError("--silhouette is for single photos; leave --clip or it out")
+    try:
+        parse_silhouette(config.silhouette)
+    except ValueError as error:
+        raise UsageError(f"--silhouette: {error}") from None
 
 
 def _check_init(config: RunConfig) -> None:

@@ -1,56 +1,133 @@
-"""A person's mask as a term on shape and place: joints say little about girth, outlines do.
+"""People's masks as a term on shape and place: joints say little about girth, outlines do.
 
 Two one-sided pulls. No part of the body may stick out of the mask: that is nearly certain, since
 clothes only add. Where the mask goes beyond the body, the nearest vertex is drawn to its outline:
 weakly, and with a tail that lets go after some centimetres, since that is what clothes, hair and
 bags look like. The edge of the photo is no outline. Poses are held while shape and depth move.
+
+Of the shape, masks move only what outlines know and joints do not: girth (``HeldSurface.girth``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bodymodel.model import BodyModel
+from bodymodel import lbs
+from bodymodel.body import BodyData
+from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.sliced import SlicedState
 from bodymodel.spec import keypoint_part
 from fitting.energy import Energy
 from fitting.masks import MaskField
 from fitting.state import Layout
 
-__all__ = ["SilhouetteTerm"]
+__all__ = ["HeldPerson", "HeldSurface", "SilhouetteTerm", "girth_direction", "looked_at"]
 
 _EVERY = 6  # of the vertices of hands and head one in so many is looked at: they are many and small
 
+_STAY = 1e4  # weight of what masks may not move: so much that it stays
 
-def looked_at(model: BodyModel) -> np.ndarray:
+
+def looked_at(body: BodyData) -> np.ndarray:
     """Return the vertices that are held against masks: all of trunk and limbs, some of the rest."""
-    weights = model.body.weights
     small = [
         k
-        for k, name in enumerate(model.body.joints)
+        for k, name in enumerate(body.joints)
         if name in ("head", "jaw") or keypoint_part(name) != "body" or "wrist" in name
     ]
-    is_small = weights[:, small].sum(1) > 0.5
+    is_small = np.asarray(body.weights)[:, small].sum(1) > 0.5
     ids = np.flatnonzero(is_small)[::_EVERY]
     return np.sort(np.concatenate([np.flatnonzero(~is_small), ids]))
 
 
-@dataclass(frozen=True, eq=False)
-class SilhouetteTerm:
-    """A mask's pull on shape and place of one person: a ``fitting.energy.Term`` for a batch of one.
+def girth_direction(body: BodyData) -> np.ndarray:
+    """Return the unit vector (B,) of betas that adds volume and leaves stature."""
+    template = np.asarray(body.v_template, np.float64)
+    shapes = template + np.moveaxis(np.asarray(body.shapedirs, np.float64), 2, 0)
 
-    While the pose is held, vertices are affine in the betas: ``rest + dirs @ betas + transl``.
+    def measure(vertices: np.ndarray) -> np.ndarray:
+        a, b, c = (vertices[body.faces[:, k]] for k in range(3))
+        return np.array([(a * np.cross(b, c)).sum() / 6, np.ptp(vertices[:, 1])])
+
+    volume, tall = (np.stack([measure(v) for v in shapes]) - measure(template)).T
+    way = volume - tall * (volume @ tall) / max(float(tall @ tall), 1e-12)
+    return way / max(float(np.linalg.norm(way)), 1e-12)
+
+
+class HeldSurface:
+    """The vertices of a body that are held against masks, ready to be posed.
 
     Attributes:
-        rest: (V, 3) metres, dirs: (V, 3, S).
+        girth: (B, B) projection of betas on what masks may move.
+    """
+
+    def __init__(self, body: BodyData, device: torch.device | str = "cpu") -> None:
+        ids = looked_at(body)
+
+        def real(x: np.ndarray) -> Tensor:  # a pixel is a millimetre at best
+            return torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32, device=device)
+
+        template = np.asarray(body.v_template, np.float64)
+        dirs = np.concatenate([body.shapedirs, body.exprdirs], 2).astype(np.float64)
+        regressor = np.asarray(body.joint_regressor, np.float64)
+        self._template, self._dirs = real(template[ids]), real(dirs[ids])
+        self._joint_template = real(regressor @ template)
+        self._joint_dirs = real(np.einsum("jv,vcs->jcs", regressor, dirs))
+        self._pose_dirs = real(np.asarray(body.posedirs)[ids].reshape(3 * len(ids), -1).T)
+        self._weights = real(np.asarray(body.weights)[ids])
+        levels = lbs.tree_levels(body.parents)
+        by_level = [0] + [joint for joints, _ in levels for joint in joints]
+        self._levels = [tuple(torch.tensor(i, device=device) for i in pair) for pair in levels]
+        order = sorted(range(len(body.parents)), key=by_level.__getitem__)
+        self._order = torch.tensor(order, device=device)
+        self._parents = torch.tensor([max(p, 0) for p in body.parents], device=device)
+        way = girth_direction(body)
+        self.girth = real(np.outer(way, way))
+
+    def pose(self, full_pose: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose the surface; while the pose is held, vertices are affine in the betas.
+
+        Args:
+            full_pose: (55, 3) axis-angle.
+            expression: (E,).
+
+        Returns:
+            (V, 3) metres with all betas zero, without translation; and (V, 3, B) what each adds.
+        """
+        like = self._template
+        rotmats = rotvec_to_rotmat(full_pose.to(like))
+        count = self._dirs.shape[2] - len(expression)
+        face = expression.to(like)
+        joints = self._joint_template + self._joint_dirs[..., count:] @ face
+        rest_joints = torch.cat(
+            [joints[None], joints + self._joint_dirs[..., :count].movedim(2, 0)]
+        )
+        rotations, places = lbs.joint_transforms(
+            rotmats, rest_joints, self._parents, self._levels, self._order
+        )
+        turn = rotations.reshape(-1, len(joints), 3, 3)[0]
+        moves = places - (turn @ rest_joints[..., None])[..., 0]  # (1 + B, J, 3)
+        blended = (self._weights @ turn.flatten(1)).view(-1, 3, 3)
+        moves = (self._weights @ moves.movedim(1, 0).flatten(1)).view(-1, 1 + count, 3)
+        corrections = (lbs.pose_feature(rotmats) @ self._pose_dirs).view(-1, 3)
+        bare = self._template + self._dirs[..., count:] @ face + corrections
+        rest = (blended @ bare[..., None])[..., 0] + moves[:, 0]
+        dirs = blended @ self._dirs[..., :count] + (moves[:, 1:] - moves[:, :1]).mT
+        return rest, dirs
+
+
+@dataclass(frozen=True, eq=False)
+class HeldPerson:
+    """One person's posed surface and mask.
+
+    Attributes:
+        rest: (V, 3) metres, dirs: (V, 3, B): vertices are ``rest + dirs @ betas + transl``.
         outside_px: (H, W), corner_px: (2,), step_px, outline_px: (N, 2), normal: (N, 2):
             as in MaskField.
-        w_inside: Weight of a squared unit by which a vertex sticks out, over all vertices.
-        w_outside: Of a squared unit by which an outline point is beyond the body, over all points.
-        slack: Scale of the Geman-McClure function of both, metres: a limb in another place and a
-            skirt tell nothing of girth.
+        other: (B, B) projection of betas on what the mask may not move from ``betas`` (B,).
     """
 
     rest: Tensor
@@ -60,95 +137,10 @@ class SilhouetteTerm:
     step_px: float
     outline_px: Tensor
     normal: Tensor
-    w_inside: float
-    w_outside: float
-    slack: float
+    other: Tensor
+    betas: Tensor
 
-    name = "silhouette"
-
-    @classmethod
-    def of(
-        cls,
-        model: BodyModel,
-        layout: Layout,
-        x: Tensor,
-        field: MaskField,
-        *,
-        w_inside: float,
-        w_outside: float,
-        slack: float,
-    ) -> "SilhouetteTerm":
-        """Hold the pose of a state (1, size) and prepare its mesh."""
-        shape = layout.shape(x)
-        betas = slice(0, layout.slices["betas"].stop - layout.slices["betas"].start)
-        count = betas.stop
-        units = torch.zeros(count + 1, shape.shape[1], dtype=x.dtype, device=x.device)
-        units[:, count:] = shape[:, count:]
-        units[1:, betas] += torch.eye(count, dtype=x.dtype, device=x.device)
-        pose = layout.full_pose(x).expand(count + 1, -1, -1)
-        with torch.no_grad():
-            out = model.forward_pose(
-                pose.to(model.dtype),
-                units[:, betas].to(model.dtype),
-                units[:, count:].to(model.dtype),
-            )
-        vertices = out.vertices[:, looked_at(model)].to(x)
-        rest = vertices[0]
-
-        def real(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values, dtype=x.dtype, device=x.device)
-
-        return cls(
-            rest, (vertices[1:] - rest).permute(1, 2, 0), real(field.outside_px),
-            real(field.corner_px), field.step_px, real(field.outline_px), real(field.normal),
-            w_inside, w_outside, slack,
-        )  # fmt: skip
-
-    def take(self, index: Tensor) -> "SilhouetteTerm":
-        """Return it: there is one person only."""
-        return self
-
-    def add(
-        self, energy: Energy, x: Tensor, state: SlicedState, gradient: Tensor, matrix: Tensor
-    ) -> Tensor:
-        """Add to half the gradient and to J^T J by betas and transl; return the energy (1,)."""
-        if len(x) != 1:
-            raise ValueError(f"a mask is one person's, got a batch of {len(x)}")
-        layout, evidence = energy.layout, energy.evidence
-        betas, transl = x[0, layout.slices["betas"]], x[0, layout.slices["transl"]]
-        points = self.rest + self.dirs @ betas + transl
-        depth = points[:, 2:].clamp_min(0.1)
-        focal, unit = evidence.focal_px[0], evidence.unit[0]
-        ray = points[:, :2] / depth
-        pixels = focal * ray + evidence.center_px[0]
-        rows = torch.cat([torch.eye(2).to(x).expand(len(points), 2, 2), -ray[..., None]], 2)
-        rows = rows * (focal * unit / depth)[..., None]  # (V, 2, 3), units a metre
-        by = torch.cat([rows @ self.dirs, rows], 2)  # (V, 2, S + 3)
-
-        scale = (self.slack * focal * unit / depth[:, 0]).square()
-        distance, slope = self._distance(pixels)
-        out_r = unit * distance
-        out_j = (slope[:, None] @ by)[:, 0]
-        out_in = scale / (scale + out_r.square())
-
-        # by the normal: the nearest vertex lies beside the outline's point more than behind it
-        nearest = torch.cdist(self.outline_px, pixels).argmin(1)
-        gap = unit * ((self.outline_px - pixels[nearest]) * self.normal).sum(1)
-        beyond = gap.clamp_min(0)
-        pull_j = -(self.normal[:, None] @ by[nearest])[:, 0] * (gap > 0)[:, None]
-        beyond_in = scale[nearest] / (scale[nearest] + beyond.square())
-
-        w_in = self.w_inside / len(points) * out_in.square()
-        w_out = self.w_outside / max(len(gap), 1) * beyond_in.square()
-        weighted_in, weighted_out = w_in[:, None] * out_j, w_out[:, None] * pull_j
-        columns = layout.columns("betas", "transl")
-        gradient[0, columns] += weighted_in.mT @ out_r + weighted_out.mT @ beyond
-        matrix[0, columns[:, None], columns] += weighted_in.mT @ out_j + weighted_out.mT @ pull_j
-        total = self.w_inside / len(points) * (out_in * out_r.square()).sum()
-        total = total + self.w_outside / max(len(gap), 1) * (beyond_in * beyond.square()).sum()
-        return total[None]
-
-    def _distance(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def distance(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(V,) distance to the mask and (V, 2) its slope, bilinear; 0 beyond the grid."""
         place = (pixels - self.corner_px) / self.step_px
         height, width = self.outside_px.shape
@@ -166,3 +158,123 @@ class SilhouetteTerm:
         slope_y = ((1 - a) * (f10 - f00) + a * (f11 - f01)) / self.step_px
         slope = torch.stack([slope_x, slope_y], 1) * inside[:, None]
         return value * inside, slope
+
+
+@dataclass(frozen=True, eq=False)
+class SilhouetteTerm:
+    """The masks' pull on shape and place: a ``fitting.energy.Term``.
+
+    Attributes:
+        people: One a person of the batch.
+        w_inside: Weight of a squared unit by which a vertex sticks out, over all vertices.
+        w_outside: Of a squared unit by which an outline point is beyond the body, over all points.
+        slack: Scale of the Geman-McClure function of both, metres: a limb in another place and a
+            skirt tell nothing of girth.
+    """
+
+    people: tuple[HeldPerson, ...]
+    w_inside: float
+    w_outside: float
+    slack: float
+
+    name = "silhouette"
+
+    @classmethod
+    def of(
+        cls,
+        surface: HeldSurface,
+        layout: Layout,
+        x: Tensor,
+        fields: Sequence[MaskField],
+        *,
+        w_inside: float,
+        w_outside: float,
+        slack: float,
+    ) -> "SilhouetteTerm":
+        """Hold the poses of states (B, size), and let the masks (B of them) move the girth only."""
+
+        def real(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(values, dtype=x.dtype, device=x.device)
+
+        poses, girth = layout.full_pose(x), surface.girth.to(x)
+        other = torch.eye(len(girth)).to(x) - girth
+        people = []
+        for k, field in enumerate(fields):
+            rest, dirs = surface.pose(poses[k], x[k, layout.slices["expression"]])
+            rest, dirs = rest.to(x), dirs.to(x)
+            by_girth = dirs @ girth
+            betas = x[k, layout.slices["betas"]]
+            held = rest + (dirs - by_girth) @ betas
+            people.append(
+                HeldPerson(
+                    held, by_girth, real(field.outside_px), real(field.corner_px), field.step_px,
+                    real(field.outline_px), real(field.normal), other, betas,
+                )
+            )  # fmt: skip
+        return cls(tuple(people), w_inside, w_outside, slack)
+
+    def take(self, index: Tensor) -> "SilhouetteTerm":
+        """Return it for some of the persons."""
+        people = tuple(self.people[k] for k in index.tolist())
+        return SilhouetteTerm(people, self.w_inside, self.w_outside, self.slack)
+
+    def add(
+        self, energy: Energy, x: Tensor, state: SlicedState, gradient: Tensor, matrix: Tensor
+    ) -> Tensor:
+        """Add to half the gradient and to J^T J by betas and transl; return the energies (B,)."""
+        if len(x) != len(self.people):
+            raise ValueError(f"there are {len(self.people)} masks for a batch of {len(x)} people")
+        columns = energy.layout.columns("betas", "transl")
+        totals = []
+        for k in range(len(x)):
+            total, pull, stiff = self._one(energy, x, k)
+            gradient[k, columns] += pull
+            matrix[k, columns[:, None], columns] += stiff
+            totals.append(total)
+        return torch.stack(totals)
+
+    def _one(self, energy: Energy, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Energy (), half the gradient (B + 3,) and J^T J of one person."""
+        layout, evidence, held = energy.layout, energy.evidence, self.people[k]
+        betas, transl = x[k, layout.slices["betas"]], x[k, layout.slices["transl"]]
+        points = held.rest + held.dirs @ betas + transl
+        depth = points[:, 2:].clamp_min(0.1)
+        focal, unit = evidence.focal_px[k] * layout.zoom(x)[k], evidence.unit[k]
+        ray = points[:, :2] / depth
+        pixels = focal * ray + evidence.center_px[k]
+
+        def by(which: Tensor) -> Tensor:
+            """(n, 2, B + 3), units a beta and a metre, of some vertices."""
+            rows = torch.eye(2).to(x).expand(len(which), 2, 2)
+            rows = torch.cat([rows, -ray[which][..., None]], 2)
+            rows = rows * (focal * unit / depth[which])[..., None]
+            return torch.cat([rows @ held.dirs[which], rows], 2)
+
+        scale = (self.slack * focal * unit / depth[:, 0]).square()
+        distance, slope = held.distance(pixels)
+        out = torch.nonzero(distance > 0)[:, 0]
+        out_r = unit * distance[out]
+        out_j = (slope[out][:, None] @ by(out))[:, 0]
+        out_in = scale[out] / (scale[out] + out_r.square())
+
+        # by the normal: the nearest vertex lies beside the outline's point more than behind it
+        nearest = torch.cdist(held.outline_px.float(), pixels.float()).argmin(1)
+        gap = unit * ((held.outline_px - pixels[nearest]) * held.normal).sum(1)
+        beyond = gap.clamp_min(0)
+        pull_j = -(held.normal[:, None] @ by(nearest))[:, 0] * (gap > 0)[:, None]
+        beyond_in = scale[nearest] / (scale[nearest] + beyond.square())
+
+        w_in = self.w_inside / len(points)
+        w_out = self.w_outside / max(len(gap), 1)
+        by_in, by_out = (
+            (w_in * out_in**2)[:, None] * out_j,
+            (w_out * beyond_in**2)[:, None] * pull_j,
+        )
+        total = w_in * (out_in * out_r.square()).sum()
+        total = total + w_out * (beyond_in * beyond.square()).sum()
+        pull = by_in.mT @ out_r + by_out.mT @ beyond
+        stiff = by_in.mT @ out_j + by_out.mT @ pull_j
+        away, count = held.other @ (betas - held.betas), len(betas)
+        pull[:count] += _STAY * away
+        stiff[:count, :count] += _STAY * held.other
+        return total + _STAY * away @ away, pull, stiff

@@ -33,7 +33,7 @@ class EvaluateConfig:
     predictions: Path | None = None
     """npz with 'key' and arrays (docs/regressor.md); coco: results JSON; agora: npz or folder."""
     checkpoint: Path | None = None
-    """Predict with these weights first (ehf, 3dpw, human36m)."""
+    """Predict with these weights first (ehf, 3dpw, human36m, coco in the true boxes)."""
     body: str = "open"
     """SMPL-X of the predictions: open, or your own models' folder."""
     models: Path | None = None
@@ -84,17 +84,18 @@ def evaluate(config: EvaluateConfig) -> "Report":
         raise EvaluationError(f"{config.data} does not exist")
     models = config.models or (None if config.body == "open" else Path(config.body))
     files = Files(config.files, load_body(config.body), models)
-    if config.protocol in ("agora", "coco"):
+    if config.protocol == "agora":
         if config.predictions is None:
-            raise EvaluationError(
-                f"{config.protocol} measures detections of several people a picture: give "
-                "--predictions"
-            )
+            raise EvaluationError("agora measures whom a detector found: give --predictions")
         from regressor.evaluation.agora import evaluate_agora
-        from regressor.evaluation.coco import evaluate_coco
 
-        measure = evaluate_agora if config.protocol == "agora" else evaluate_coco
-        return measure(config.data, config.predictions, files)
+        return evaluate_agora(config.data, config.predictions, files)
+    if config.protocol == "coco":
+        from regressor.evaluation.coco import evaluate_coco, read_results, results_of
+
+        if config.predictions is not None:
+            return evaluate_coco(config.data, read_results(config.predictions))
+        return evaluate_coco(config.data, results_of(_predictions(config, files)))
     return _measure(config, _predictions(config, files), files)
 
 
@@ -121,14 +122,16 @@ def _predictions(config: EvaluateConfig, files: "Files") -> "Predictions":
         if config.protocol == "freihand":
             return read_freihand_predictions(config.predictions)
         return read_predictions(config.predictions)
+    from regressor.evaluation.coco import people_of_coco
     from regressor.evaluation.ehf import people_of_ehf
     from regressor.evaluation.human36m import people_of_human36m
     from regressor.evaluation.threedpw import people_of_3dpw
 
+    find = {"ehf": people_of_ehf, "3dpw": people_of_3dpw, "coco": people_of_coco}
     if config.protocol == "human36m":
         people = people_of_human36m(config.data, config.stride)
-    elif config.protocol in ("ehf", "3dpw"):
-        people = {"ehf": people_of_ehf, "3dpw": people_of_3dpw}[config.protocol](config.data)
+    elif config.protocol in find:
+        people = find[config.protocol](config.data)
     else:
         raise EvaluationError(
             f"{config.protocol} shows parts, and this model looks at whole people: give "
@@ -143,7 +146,8 @@ def predict_people(
     """Look at everybody with a checkpoint; a photo that cannot be read is missing.
 
     Returns:
-        ``vertices`` (N, V, 3) metres, camera axes.
+        ``vertices`` (N, V, 3) metres, camera axes, and ``keypoints_2d`` (N, 145, 2) of the photo;
+        coco's without vertices, of which nothing is measured.
 
     Raises:
         ValueError: If no photo can be read, or the checkpoint is of another body.
@@ -163,6 +167,8 @@ def predict_people(
     posed = BodyModel(files.body).to(config.device)
     keys: list[str] = []
     meshes: list[np.ndarray] = []
+    points: list[np.ndarray] = []
+    with_mesh = config.protocol != "coco"
     last: Exception | None = None
     for first in tqdm(range(0, len(people), config.batch), "photos", disable=None):
         boxes = []
@@ -176,10 +182,15 @@ def predict_people(
             keys.append(person.key)
         if boxes:
             with torch.inference_mode():
-                meshes.append(posed(predictor(boxes).params).vertices.cpu().numpy())
+                found = predictor(boxes)
+                points.append(found.keypoints_2d.cpu().numpy())
+                if with_mesh:
+                    meshes.append(posed(found.params).vertices.cpu().numpy())
     if not keys:
         raise EvaluationError(f"none of {len(people)} photos can be read; the last: {last}")
-    arrays = {"vertices": np.concatenate(meshes)}
+    arrays = {"keypoints_2d": np.concatenate(points)}
+    if with_mesh:
+        arrays["vertices"] = np.concatenate(meshes)
     if config.save is not None:
         with config.save.open("wb") as file:
             np.savez_compressed(file, key=np.array(keys), **arrays)

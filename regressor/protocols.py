@@ -149,7 +149,7 @@ def aligned(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _tensors(a: np.ndarray, b: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
     if a.shape[-2:] != b.shape[-2:]:
         raise ValueError(f"points must match one by one, got {a.shape} and {b.shape}")
     return torch.as_tensor(a), torch.as_tensor(b)

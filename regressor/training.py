@@ -234,6 +234,7 @@ def _batches(mixture: Mixture, first: int, last: int, workers: int) -> Iterator[
             sampler=Steps(),
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # not the one of dropout: it must go on as it was
             multiprocessing_context="spawn" if workers else None,
         )
     )

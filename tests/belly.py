@@ -8,7 +8,7 @@ from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
-from fitting.fit import FINE_POINTS
+from fitting.prepared import FINE_POINTS
 from fitting.records import FitTarget
 
 

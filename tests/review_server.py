@@ -92,7 +92,7 @@ def main():
 
     from annotate_ui.app import make_app
     from annotate_ui.review import Review
-    from curation.queue import QueueSettings
+    from curation.queue_records import QueueSettings
     from tests.review_store import no_body
 
     settings = QueueSettings(overlap=options.overlap, audit_overlap=max(2, options.overlap))

@@ -13,13 +13,15 @@ from curation.datasets.lsp import LspDataset, lsp_kind
 from curation.datasets.mpii import MpiiDataset, mpii_files
 from curation.datasets.openpose import OpenPoseDataset, has_openpose_files
 from curation.datasets.results import WholeBodyDataset, result_files
+from curation.datasets.targets import TARGETS_FILE, TargetsDataset
 
 __all__ = ["DATASET_KINDS", "Dataset", "DatasetError", "DatasetKind", "open_dataset"]
 
-DatasetKind = Literal["folder", "lsp", "lspet", "openpose", "wholebody", "mpii", "coco"]
+DatasetKind = Literal["folder", "lsp", "lspet", "openpose", "wholebody", "mpii", "coco", "targets"]
 DATASET_KINDS: tuple[DatasetKind, ...] = get_args(DatasetKind)
 
 _LOOKED_FOR = """\
+  targets     targets.json: people with 3D keypoints or several calibrated views
   lsp, lspet  joints.mat with joints of shape (3, 14, N) or (14, 3, N), photos in images/
   mpii        *.mat with a variable RELEASE, or mmpose's JSON of it; photos in images/
   coco        *.json or annotations/*.json with images and annotations that have keypoints
@@ -48,6 +50,7 @@ def open_dataset(root: Path, kind: DatasetKind | None = None) -> Dataset:
         raise DatasetError(f"unknown kind of dataset {kind!r}; known: {', '.join(DATASET_KINDS)}")
 
     openers: dict[str, Callable[[], Dataset | None]] = {
+        "targets": lambda: _open_targets(root),
         "lsp": lambda: _open_lsp(root, "lsp"),
         "lspet": lambda: _open_lsp(root, "lspet"),
         "mpii": lambda: MpiiDataset(root) if any(mpii_files(root)) else None,
@@ -68,6 +71,14 @@ def _open_lsp(root: Path, kind: Literal["lsp", "lspet"]) -> Dataset | None:
     joints_mat = root / "joints.mat"
     is_it = joints_mat.is_file() and lsp_kind(joints_mat) == kind
     return LspDataset(root, kind) if is_it else None
+
+
+def _open_targets(root: Path) -> Dataset | None:
+    if not (root / TARGETS_FILE).is_file():
+        return None
+    dataset = TargetsDataset(root)
+    dataset.count()  # says at once what is wrong with the file
+    return dataset
 
 
 def _open_folder(root: Path) -> Dataset | None:

@@ -54,7 +54,7 @@ class CalibratedDataset:
     def iter_samples(self) -> Iterator[Sample]:
         """Yield the samples with their cameras, in their order."""
         for sample in self.base.iter_samples():
-            yield replace(sample, camera=self._camera_of(sample.image_id))
+            yield replace(sample, camera=self._camera_of(sample.image_id) or sample.camera)
 
     def _camera_of(self, image_id: str) -> KnownCamera | None:
         path = PurePosixPath(image_id)

@@ -14,6 +14,7 @@ from regressor.datasets import (
     fits,
     freihand,
     human36m,
+    photos,
     spin,
     threedpw,
     wholebody,
@@ -24,7 +25,7 @@ __all__ = ["LAYOUTS", "LabelError", "LabelRows", "Layout", "find_layout", "open_
 
 LAYOUTS: tuple[Layout, ...] = (
     fits.EXPOSE, fits.HUMANDATA, bedlam.LAYOUT, spin.LAYOUT, ffhq.LAYOUT, wholebody.LAYOUT,
-    human36m.LAYOUT, freihand.LAYOUT, threedpw.LAYOUT, agora.LAYOUT,
+    human36m.LAYOUT, freihand.LAYOUT, threedpw.LAYOUT, agora.LAYOUT, photos.LAYOUT,
 )  # fmt: skip
 """All that can be read."""
 

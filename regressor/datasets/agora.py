@@ -51,8 +51,11 @@ class _Agora:
         person = self.people[row]
         image = self.images[person["image_id"]]
         photo = str(image[_SMALL if self.is_small else _LARGE])
-        given = read_json(self.root / person["smplx_param_path"])
-        camera = read_json(self.root / person["cam_param_path"])
+        try:
+            given = read_json(self.root / person["smplx_param_path"])
+            camera = read_json(self.root / person["cam_param_path"])
+        except LabelError:
+            raise LabelError("its parameters or camera cannot be read") from None
         params = {name: given[name] for name in _POSES if name in given}
         if not {"global_orient", "body_pose"} <= set(params):
             raise LabelError("its parameters have no global_orient and body_pose")

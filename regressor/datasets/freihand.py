@@ -7,8 +7,10 @@ mean hand, which is added; shape is MANO's own and no label here. The first thre
 rotation to the camera.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +37,10 @@ _VERSIONS = 4
 
 @dataclass(frozen=True, eq=False)
 class _FreiHand:
+    camera: Sequence[Any] = field(repr=False)
+    mano: Sequence[Any] = field(repr=False)
+    xyz: Sequence[Any] = field(repr=False)
     photos: Path
-    camera: list = field(repr=False)
-    mano: list = field(repr=False)
-    xyz: list = field(repr=False)
     body: BodyData = field(repr=False)
 
     def make(self, row: int) -> Example:
@@ -73,6 +75,14 @@ class _FreiHand:
         )
 
 
+def _compact(rows: list) -> Sequence[Any]:
+    """Return an array, a tenth of the lists; the lists if a row is broken."""
+    try:
+        return np.asarray(rows, np.float64)
+    except (TypeError, ValueError):
+        return rows
+
+
 def open_freihand(path: Path, images: Path | None, body: BodyData) -> LabelRows:
     """Open the training part.
 
@@ -93,7 +103,7 @@ def open_freihand(path: Path, images: Path | None, body: BodyData) -> LabelRows:
     versions = sum((photos / f"{count * k:08d}.jpg").is_file() for k in range(_VERSIONS))
     if not versions:
         raise LabelError(f"{photos} has no {0:08d}.jpg; say where the photos are: {path}@FOLDER")
-    source = _FreiHand(photos, lists["K"], lists["mano"], lists["xyz"], body)
+    source = _FreiHand(*(_compact(lists[name]) for name in ("K", "mano", "xyz")), photos, body)
     return checked_rows("freihand", count * versions, source.make, Modality.HAND)
 
 

@@ -112,8 +112,16 @@ def _frame(tree: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
     return tree
 
 
-def read_subject(folder: Path, subject: int) -> tuple[Subject, list[tuple[dict, list[float]]]]:
+def read_subject(
+    folder: Path, subject: int, stride: int, with_fits: bool = True
+) -> tuple[Subject, list[tuple[dict, list[float]]]]:
     """Return a subject's files, and its photos with their boxes (x, y, width, height).
+
+    Args:
+        folder: Of the JSON files.
+        subject: Its number.
+        stride: Every so many frames are kept; all of them take gigabytes.
+        with_fits: Whether NeuralAnnot's are read, if they are there.
 
     Raises:
         LabelError: If one is missing or damaged.
@@ -123,17 +131,36 @@ def read_subject(folder: Path, subject: int) -> tuple[Subject, list[tuple[dict, 
         return read_json(folder / f"Human36M_subject{subject}_{what}.json")
 
     fits = folder / f"Human36M_subject{subject}_SMPLX_NeuralAnnot.json"
-    files = Subject(read("camera"), read("joint_3d"), read_json(fits) if fits.exists() else {})
+    poses = read_json(fits) if with_fits and fits.exists() else {}
+    files = Subject(read("camera"), _thinned(read("joint_3d"), stride), _thinned(poses, stride))
     data = read("data")
     try:
         images = {image["id"]: image for image in data["images"]}
         rows = [(images[a["image_id"]], a["bbox"]) for a in data["annotations"]]
-    except (KeyError, TypeError) as error:
+        rows = [(image, box) for image, box in rows if int(image["frame_idx"]) % stride == 0]
+    except (KeyError, TypeError, ValueError) as error:
         raise LabelError(
             f"{folder}/Human36M_subject{subject}_data.json has no images and annotations as "
             f"Hand4Whole writes them ({type(error).__name__}: {error})"
         ) from None
     return files, rows
+
+
+def _thinned(tree: Mapping[str, Any], stride: int) -> dict[str, Any]:
+    """Return a tree of action, subaction and frame with some of the frames."""
+    try:
+        return {
+            action: {
+                part: {k: v for k, v in frames.items() if int(k) % stride == 0}
+                for part, frames in parts.items()
+            }
+            for action, parts in tree.items()
+        }
+    except (AttributeError, ValueError) as error:
+        raise LabelError(
+            f"a file of Human3.6M is not [action][subaction][frame] ({type(error).__name__}: "
+            f"{error})"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +232,8 @@ def open_human36m(path: Path, images: Path | None, body: BodyData) -> LabelRows:
         )
     subjects, rows = {}, []
     for subject in there:
-        subjects[subject], found = read_subject(folder, subject)
-        rows += [(subject, image, box) for image, box in found
-                 if int(image.get("frame_idx", 0)) % _STRIDE == 0]  # fmt: skip
+        subjects[subject], found = read_subject(folder, subject, _STRIDE)
+        rows += [(subject, image, box) for image, box in found]
     photos = images or folder.parent / "images"
     source = _Human36M(photos, subjects, rows, body)
     return checked_rows("human36m", len(rows), source.make)

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,12 +132,18 @@ def fit_points(names: Sequence[str], points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, np.float32)
     if points.ndim != 2 or len(points) != len(names):
         raise LabelError(f"expected {len(names)} points, got {points.shape}")
+    places = _places(tuple(names))
+    rows = np.flatnonzero((places >= 0) & np.isfinite(points).all(1) & (points[:, -1] > 0))
+    rows = rows[np.argsort(points[rows, -1], kind="stable")]  # the last of a name stays
     out = np.zeros((len(FIT_KEYPOINTS), points.shape[1]), np.float32)
-    for name, point in zip(names, points, strict=True):
-        index = _INDEX.get(name)
-        if index is not None and np.isfinite(point).all() and point[-1] > out[index, -1]:
-            out[index] = point
+    out[places[rows]] = points[rows]
     return out
+
+
+@cache
+def _places(names: tuple[str, ...]) -> np.ndarray:
+    """Return where each name stands in the convention, -1 if it is not there."""
+    return np.array([_INDEX.get(name, -1) for name in names])
 
 
 def merge_points(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -20,11 +20,12 @@ from regressor.datasets.labels import (
     Layout,
     checked_rows,
     known_params,
+    merge_points,
     read_json,
 )
 from regressor.examples import Example, PictureFile, box_of_keypoints
 
-__all__ = ["LAYOUT", "neuralannot_params", "open_wholebody"]
+__all__ = ["LAYOUT", "neuralannot_params", "open_wholebody", "photo_root"]
 
 _NEURALANNOT = "*SMPLX*NeuralAnnot*.json"
 _PHOTOS = ("images/{split}", "{split}", "images", ".")
@@ -49,6 +50,7 @@ class _WholeBody:
 
     def make(self, row: int) -> Example:
         from curation.json_stream import read_item
+        from curation.people import as_fit
         from curation.wholebody import parse_annotation
 
         at = self.rows[row]
@@ -57,8 +59,7 @@ class _WholeBody:
             raise LabelError("a crowd, or nothing is labelled")
         points = np.zeros((145, 3), np.float32)
         for _, found in person.keypoints:
-            other = found.to("fit").points
-            points = np.where(other[:, 2:] > points[:, 2:], other, points)
+            points = merge_points(points, as_fit(found.points, found.convention))
         if person.bbox_xyxy_px is not None:
             box = person.bbox_xyxy_px
             center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
@@ -151,7 +152,7 @@ def open_wholebody(path: Path, images: Path | None, body: BodyData) -> LabelRows
     if not rows:
         raise LabelError(f"{labels} has no annotation with a photo" + (
             f" that is in {fits}; are they of the same split?" if fits else ""))  # fmt: skip
-    root = _photo_root(labels, photos[next(iter(photos))], images)
+    root = photo_root(labels, photos[next(iter(photos))], images)
     source = _WholeBody(labels.stem, labels, root, rows)
     made = checked_rows(labels.stem, len(rows), source.make)
     skipped = dict(made.skipped) | ({"its photo is not listed": unknown} if unknown else {})
@@ -209,7 +210,12 @@ def _split(path: Path) -> str:
     return next((s for s in ("train", "val", "test") if s in path.name.lower()), "")
 
 
-def _photo_root(labels: Path, first: str, images: Path | None) -> Path:
+def photo_root(labels: Path, first: str, images: Path | None = None) -> Path:
+    """Return the folder of COCO's photos: what the user said, or where ``first`` is found.
+
+    Raises:
+        LabelError: If it is nowhere near the labels.
+    """
     if images is not None:
         return images
     splits = [f"{_split(labels)}{year}" for year in ("2017", "2014", "")]
@@ -223,7 +229,7 @@ def _photo_root(labels: Path, first: str, images: Path | None) -> Path:
         if (folder / first).is_file():
             return folder
     raise LabelError(
-        f"{labels}: its first photo {first} is in none of images/train2017, train2017, images "
+        f"{labels}: its first photo {first} is in none of images/{splits[0]}, {splits[0]}, images "
         f"near it; say where the photos are: {labels}@FOLDER"
     )
 

@@ -45,12 +45,10 @@ def _frames(data: Path, stride: int) -> Iterator[tuple[str, Person, np.ndarray, 
         )
     for subject in SUBJECTS["test"]:
         try:
-            files, rows = read_subject(folder, subject)
+            files, rows = read_subject(folder, subject, stride, with_fits=False)
         except LabelError as error:
             raise EvaluationError(f"{error}; S9 and S11 are both needed") from None
         for image, box in rows:
-            if int(image["frame_idx"]) % stride:
-                continue
             number = str(image["cam_idx"])
             camera = camera_of(files.cameras[number])
             joints, _ = frame_joints(camera, files.joints_of(image))

@@ -1,8 +1,9 @@
 """Faces against scans, as Stirling's and NoW's challenges: 7 landmarks, then scan to mesh.
 
 Truth: ``<id>.obj`` scans, at any depth, and ``<id>.lnd`` (seven rows ``name x y z``) beside them or
-in ``annotations/``, names in any case. Predictions: npz with ``key`` = id, ``vertices`` (N, V, 3),
-``landmarks`` (N, 7, 3), ``faces`` (F, 3).
+in ``annotations/``, names in any case. Predictions: npz with ``key`` = photo, ``scan`` (N,) = id
+of its scan (the key, if there is none), ``vertices`` (N, V, 3), ``landmarks`` (N, 7, 3), ``faces``
+(F, 3). Of a scan there are several photos; LQ and HQ are two files of predictions.
 """
 
 from pathlib import Path
@@ -52,18 +53,25 @@ def evaluate_stirling(
             f"{data} has {len(scans)} scans (*.obj) and {len(marks)} landmark files (*.lnd), but "
             "no scan with landmarks of the same name"
         )
-    lower = Predictions(tuple(k.lower() for k in predictions.keys), predictions.arrays,
-                        predictions.source)  # fmt: skip
-    wanted, given = lower.rows(keys)
+    names = [str(n).lower() for n in predictions.arrays.get("scan", predictions.keys)]
+    given = [row for row, name in enumerate(names) if name in keys]
+    if not given:
+        raise EvaluationError(
+            f"{predictions.source}: no scan ({', '.join(names[:3])} ...) is one of those in {data} "
+            f"({', '.join(keys[:3])} ...)"
+        )
     arrays = {name: predictions.need(name) for name in ("vertices", "landmarks", "faces")}
     away = []
-    for k, row in zip(wanted, given, strict=True):
-        scan = trimesh.load(scans[keys[k]], process=False, maintain_order=True, force="mesh")
-        mesh = {name: np.asarray(array[row]) for name, array in arrays.items()}
-        found = scan_to_mesh(np.asarray(scan.vertices, float), read_landmarks(marks[keys[k]]),
-                             mesh, with_scale)  # fmt: skip
+    loaded: tuple[str, np.ndarray] = ("", np.zeros((0, 3)))
+    for row in sorted(given, key=lambda row: names[row]):
+        name = names[row]
+        if loaded[0] != name:
+            scan = trimesh.load(scans[name], process=False, maintain_order=True, force="mesh")
+            loaded = (name, np.asarray(scan.vertices, float))
+        mesh = {what: np.asarray(array[row]) for what, array in arrays.items()}
+        found = scan_to_mesh(loaded[1], read_landmarks(marks[name]), mesh, with_scale)
         if not len(found):
-            raise EvaluationError(f"{keys[k]}: no point of the scan is near its landmarks")
+            raise EvaluationError(f"{name}: no point of the scan is near its landmarks")
         away.append(found)
     everything = np.concatenate(away)
     figures = {
@@ -78,6 +86,9 @@ def evaluate_stirling(
         rows=(("face", *(cell(figures, name, 2) for name in ("mean", "median", "std"))),),
         figures=figures,
         count=len(given),
-        missing=len(keys) - len(given),
-        notes=(f"seven landmarks, {'similarity' if with_scale else 'rigid'} alignment",),
+        missing=len(set(keys) - set(names)),
+        notes=(
+            f"seven landmarks, {'similarity' if with_scale else 'rigid'} alignment; n counts "
+            "photos, missing scans",
+        ),
     )

@@ -184,7 +184,7 @@ def show(people: People, points: tuple[str, ...], generator: torch.Generator) ->
     rays = placed[..., :2] / placed[..., 2:]
 
     confidence = _seen(rays, points, uniform) * uniform(0.35, 1.0, len(points))
-    size = rays.std(1).norm(dim=-1)  # of all points, whatever is seen of them
+    size = rays.std(1, correction=0).norm(dim=-1)  # of all points, whatever is seen of them
     noise = torch.exp(uniform(np.log(0.004), np.log(0.04)))[:, None] / confidence.clamp_min(0.35)
     outlier = uniform(0, 1, len(points)) < 0.01
     noise = torch.where(outlier, 0.4, noise)

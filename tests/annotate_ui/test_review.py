@@ -16,7 +16,8 @@ from curation import database as db
 from curation.database import new_id
 from curation.decisions import Decision, DecisionStore
 from curation.gold import GoldItem, GoldItems
-from curation.queue import Judgement, ReviewQueue
+from curation.queue import ReviewQueue
+from curation.queue_records import Judgement
 from curation.review_numbers import annotators_csv, review_numbers
 from curation.store import FitStore
 from tests.review_store import fit_name, make_store, no_body

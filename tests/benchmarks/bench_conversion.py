@@ -30,7 +30,8 @@ import torch
 from bodymodel.files import load_body
 from bodymodel.model import BodyModel
 from conversion.correspondence import build_correspondence
-from conversion.transfer import Transfer, TransferOptions
+from conversion.options import TransferOptions
+from conversion.transfer import Transfer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from subset_pair import subset_smpl

@@ -30,8 +30,9 @@ from bodymodel.spec import BODY_JOINTS
 from fitting import corruptions
 from fitting import prior_training as training
 from fitting.build_prior import tilt
-from fitting.fit import FINE_POINTS, Fitter
+from fitting.fit import Fitter
 from fitting.limits import LIMITS_DEG
+from fitting.prepared import FINE_POINTS
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior, PosePrior
 from fitting.records import FitTarget

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from made_people import MadePeople, make_people
 
-import fitting.fit
+import fitting.results
 from bodymodel.files import load_body
 from bodymodel.spec import BODY_JOINTS
 from curation.reproject import posed_joints
@@ -62,7 +62,7 @@ def main() -> None:
     config = FitConfig()
     fitter = Fitter(load_body("open"), config)
     spent = [0.0]
-    plain = fitting.fit.joint_covariance
+    plain = fitting.results.joint_covariance
 
     def timed(*arguments):
         begin = time.process_time()
@@ -70,7 +70,7 @@ def main() -> None:
         spent[0] += time.process_time() - begin
         return found
 
-    fitting.fit.joint_covariance = timed
+    fitting.results.joint_covariance = timed
     begin = time.process_time()
     rows = {}
     for k, (name, case) in enumerate(CASES.items()):

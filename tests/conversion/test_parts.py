@@ -11,7 +11,8 @@ from bodymodel.model import BodyModel
 from bodymodel.rotations import rotvec_to_rotmat
 from conversion.correspondence import build_correspondence, side_of
 from conversion.correspondence_files import VertexIds, load_correspondence
-from conversion.transfer import Transfer, TransferOptions
+from conversion.options import TransferOptions
+from conversion.transfer import Transfer
 from tests.conversion.parts import part_arrays
 
 

@@ -8,8 +8,9 @@ from bodymodel.model import BodyModel
 from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.spec import BODY_JOINTS, mirror_name
 from conversion.newton_cg import newton_cg, vertex_loss
+from conversion.options import TransferOptions
 from conversion.sampling import sample_vertices
-from conversion.transfer import Transfer, TransferOptions
+from conversion.transfer import Transfer
 from tests.conversion.people import smpl_people
 
 

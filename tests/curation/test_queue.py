@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from curation import database as db
 from curation.decisions import Decision, DecisionError, DecisionStore
 from curation.gold import GoldItem, GoldItems
-from curation.queue import Judgement, LeaseError, QueueSettings, ReviewQueue, gold_due
+from curation.queue import ReviewQueue
+from curation.queue_records import Judgement, LeaseError, QueueSettings, gold_due
 
 
 def items(count):

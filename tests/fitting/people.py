@@ -10,7 +10,7 @@ from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
-from fitting.fit import FINE_POINTS
+from fitting.prepared import FINE_POINTS
 from fitting.records import FitTarget
 
 FOCAL_PX = 900.0
@@ -18,7 +18,12 @@ CENTER_PX = np.array([320.0, 400.0])
 
 
 def make_people(
-    body: BodyData, count: int, *, noise_px: float = 1.0, seed: int = 0
+    body: BodyData,
+    count: int,
+    *,
+    noise_px: float = 1.0,
+    seed: int = 0,
+    betas: torch.Tensor | None = None,
 ) -> tuple[list[FitTarget], BodyParams, np.ndarray]:
     """Return targets, the true parameters and the true points (count, 145, 3) in metres."""
     rng = torch.Generator().manual_seed(seed)
@@ -50,7 +55,9 @@ def make_people(
             **vars(params),
             "global_orient": rotmat_to_rotvec(root),
             "body_pose": pose,
-            "betas": torch.randn(count, body.num_betas, generator=rng, dtype=torch.float64),
+            "betas": torch.randn(count, body.num_betas, generator=rng, dtype=torch.float64)
+            if betas is None
+            else betas,
             "transl": torch.tensor([0.05, 0.1, 4.0], dtype=torch.float64).expand(count, 3),
         }
     )

@@ -7,10 +7,12 @@ import torch
 
 from bodymodel.model import BodyModel
 from bodymodel.params import BodyParams
-from fitting.candidates import Candidates
+from fitting.candidates import Candidates, measure
 from fitting.config import FitConfig
 from fitting.contacts import BodyContacts
+from fitting.ending import separate
 from fitting.energy import TERMS
+from fitting.evidence import gather_points, stage_energy
 from fitting.fit import Fitter
 from fitting.reference import ReferenceFitter
 from fitting.reference_config import ReferenceConfig
@@ -29,11 +31,11 @@ def belly(fitter, open_body):
     """The last stage's energy of two who have a hand in the belly, and their true states."""
     params = [hand_in_belly(open_body, yaw) for yaw in (0.3, 0.9)]
     targets = [seen(open_body, p) for p in params]
-    evidence = fitter._evidence(targets, fitter._fine)
+    evidence = gather_points(fitter.prepared, targets, fitter.prepared.fine)
     evidence = replace(evidence, unit=torch.full_like(evidence.unit, 2.0))
-    energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence)
-    slices = fitter._layout.slices
-    x = torch.zeros(2, fitter._layout.size, dtype=torch.float64)
+    energy = stage_energy(fitter.prepared, fitter.prepared.fine, FitConfig().fine[-1], evidence)
+    slices = fitter.prepared.layout.slices
+    x = torch.zeros(2, fitter.prepared.layout.size, dtype=torch.float64)
     for k, p in enumerate(params):
         for name in ("global_orient", "transl"):
             x[k, slices[name]] = getattr(p, name)[0]
@@ -44,22 +46,22 @@ def belly(fitter, open_body):
 @pytest.fixture(scope="module")
 def contacts(fitter, belly):
     _, x = belly
-    return fitter._contacts.find(fitter._layout.params(x))
+    return fitter.prepared.contacts.find(fitter.prepared.layout.params(x))
 
 
 @pytest.fixture(scope="module")
 def with_term(fitter, belly, contacts):
     energy, x = belly
-    return replace(energy, extra=(fitter._contacts.term(energy, x, contacts, 5.0),))
+    return replace(energy, extra=(fitter.prepared.contacts.term(energy, x, contacts, 5.0),))
 
 
 def test_the_measure_is_that_of_the_contacts(fitter, contacts):
-    for k, measured in enumerate(fitter._contacts.measure(contacts, 3)[:2]):
+    for k, measured in enumerate(fitter.prepared.contacts.measure(contacts, 3)[:2]):
         mine = contacts.person == k
         assert measured.depth_mm == pytest.approx(1000 * float(contacts.depth[mine].max()))
         assert measured.area_cm2 == pytest.approx(1e4 * float(contacts.area[mine].sum()), rel=1e-5)
         assert "left_hand+trunk" in measured.parts
-    nobody = fitter._contacts.measure(contacts, 3)[2]
+    nobody = fitter.prepared.contacts.measure(contacts, 3)[2]
     assert (nobody.depth_mm, nobody.area_cm2, nobody.parts) == (0, 0, ())
 
 
@@ -76,7 +78,7 @@ def test_the_gradient_is_that_of_the_energy(fitter, belly, with_term):
     _, x = belly
     generator = torch.Generator().manual_seed(0)
     x = x + 0.01 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    at, step = with_term(x), fitter._layout.step
+    at, step = with_term(x), fitter.prepared.layout.step
     assert (with_term.terms(x)[:, TERMS.index("penetration")] > 1).all()
     for column in range(0, x.shape[1], 3):
         delta = torch.zeros_like(x)
@@ -91,10 +93,10 @@ def test_the_depths_are_those_of_the_mesh(fitter, belly, contacts, with_term):
     (term,) = with_term.extra
     generator = torch.Generator().manual_seed(0)
     step = 1e-4 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    step[:, fitter._layout.slices["transl"]] = 0
+    step[:, fitter.prepared.layout.slices["transl"]] = 0
     step[:, :3] = 0
     model = BodyModel(fitter.body, dtype=torch.float64)
-    vertices = model(fitter._layout.params(x + step)).vertices
+    vertices = model(fitter.prepared.layout.params(x + step)).vertices
 
     def deep(vertices):
         corners = vertices[contacts.person[:, None], contacts.corners]
@@ -102,7 +104,7 @@ def test_the_depths_are_those_of_the_mesh(fitter, belly, contacts, with_term):
         way = way - vertices[contacts.person, contacts.vertex]
         return (way * contacts.direction).sum(1)
 
-    change = deep(vertices) - deep(model(fitter._layout.params(x)).vertices)
+    change = deep(vertices) - deep(model(fitter.prepared.layout.params(x)).vertices)
     linear = (term.jacobian @ step[..., None])[..., 0]
     for k in range(2):
         mine = change[contacts.person == k]
@@ -133,10 +135,10 @@ def test_the_fast_solver_takes_the_hand_out(open_body):
 def test_a_hand_deep_in_the_belly_is_taken_out(fitter, belly):
     """From the very pose, which one camera cannot tell from one with the hand before the belly."""
     energy, x = belly
-    start = fitter._measure(energy, Candidates.at(x[:, None]))
+    start = measure(energy, Candidates.at(x[:, None]))
     unmasked = torch.zeros(len(x), dtype=torch.bool)
-    inside = fitter._contacts.measure_params(fitter._layout.params(x))
-    apart, measured = fitter._separate(energy, start, unmasked)
+    inside = fitter.prepared.contacts.measure_params(fitter.prepared.layout.params(x))
+    apart, measured = separate(fitter.prepared, energy, start, unmasked)
     for before, after in zip(inside, measured, strict=True):
         assert before.depth_mm > 50
         assert after.depth_mm < 0.2 * before.depth_mm

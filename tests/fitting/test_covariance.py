@@ -4,6 +4,7 @@ import torch
 
 from fitting.covariance import Rivals, joint_covariance
 from fitting.fit import Fitter
+from fitting.search import search_answers
 from fitting.uncertainty import UncertaintyConfig, joint_std_mm, pack_mm2, unpack_mm2
 from tests.fitting.people import make_people
 
@@ -16,10 +17,10 @@ def fitter(toy_body):
 @pytest.fixture(scope="module")
 def solved(fitter, toy_body):
     targets, _, _ = make_people(toy_body, 3)
-    search = fitter._search(targets)
+    search = search_answers(fitter.prepared, targets)
     final, _ = search.kept.best()
     x = final.x[:, 0]
-    return search.energy, search.energy(x).matrix, x, fitter._body_joints
+    return search.energy, search.energy(x).matrix, x, fitter.prepared.body_joints
 
 
 def test_covariances_are_covariances_and_widest_in_depth(solved):
@@ -43,7 +44,7 @@ def test_noisier_points_make_it_wider(fitter, toy_body):
 
 def test_a_rival_adds_the_variance_of_the_choice(fitter, solved):
     x = solved[2]
-    here = fitter._joints(x)
+    here = fitter.prepared.joints(x)
     there = here.clone()
     there[:, 21, 2] += 0.4
     config = UncertaintyConfig()

@@ -9,6 +9,7 @@ import torch
 from bodymodel.keypoints import FIT_KEYPOINTS
 from fitting.config import FitConfig
 from fitting.depth import TRUNK
+from fitting.evidence import gather_points, stage_energy
 from fitting.extra import depth_terms
 from fitting.fit import Fitter
 from tests.fitting.people import make_people
@@ -24,15 +25,17 @@ def fitter(toy_body):
 def depth_energy(fitter, targets, **weights):
     """The energy of a stage that has nothing but the term on depth."""
     stage = replace(FitConfig().coarse[0], w_pose=0.0, w_shape=0.0, w_limits=0.0, **weights)
-    evidence = fitter._evidence(targets, fitter._coarse)
-    terms = depth_terms(targets, fitter._depth, fitter._coarse, evidence)
+    evidence = gather_points(fitter.prepared, targets, fitter.prepared.coarse)
+    terms = depth_terms(targets, fitter.prepared.depth, fitter.prepared.coarse, evidence)
     blind = replace(evidence, weights=torch.zeros_like(evidence.weights))
-    return fitter._energy(fitter._coarse, stage, blind, terms)
+    return stage_energy(fitter.prepared, fitter.prepared.coarse, stage, blind, terms)
 
 
 def states(fitter, count, pitch=0.0):
-    x = torch.zeros(count, fitter._layout.size, dtype=torch.float64)
-    x[:, fitter._layout.slices["transl"]] = torch.tensor([0.1, 0.2, 3.9], dtype=torch.float64)
+    x = torch.zeros(count, fitter.prepared.layout.size, dtype=torch.float64)
+    x[:, fitter.prepared.layout.slices["transl"]] = torch.tensor(
+        [0.1, 0.2, 3.9], dtype=torch.float64
+    )
     x[:, 0] = torch.pi + pitch
     return x
 
@@ -57,7 +60,9 @@ def test_the_gradient_is_that_of_the_term(fitter, toy_body):
     for column in range(0, energy.size, 4):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6
-        ends = [term_value(energy, fitter._layout.step(x, sign * delta)) for sign in (1, -1)]
+        ends = [
+            term_value(energy, fitter.prepared.layout.step(x, sign * delta)) for sign in (1, -1)
+        ]
         slope = (ends[0] - ends[1]) / 2e-6
         torch.testing.assert_close(2 * gradient[:, column], slope, rtol=1e-4, atol=1e-4)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fitting.config import FitConfig
+from fitting.evidence import gather_points, stage_energy
 from fitting.extra import depth_terms
 from fitting.fit import Fitter
 from tests.fitting.people import make_people
@@ -18,17 +19,24 @@ def fitter(toy_body):
 def problem(fitter, toy_body):
     """The last stage's energy of three people, and states near their truth."""
     targets, _, _ = make_people(toy_body, 3)
-    evidence = fitter._evidence(targets, fitter._fine)
+    evidence = gather_points(fitter.prepared, targets, fitter.prepared.fine)
     generator = torch.Generator().manual_seed(2)
     guess = torch.randn(3, 145, 3, generator=generator).numpy()
     targets = [replace(t, world_points=w) for t, w in zip(targets, guess, strict=True)]
     terms = depth_terms(
-        targets, fitter._depth, fitter._coarse, fitter._evidence(targets, fitter._coarse)
+        targets,
+        fitter.prepared.depth,
+        fitter.prepared.coarse,
+        gather_points(fitter.prepared, targets, fitter.prepared.coarse),
     )
-    energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence, terms)
+    energy = stage_energy(
+        fitter.prepared, fitter.prepared.fine, FitConfig().fine[-1], evidence, terms
+    )
     generator = torch.Generator().manual_seed(1)
-    x = 0.2 * torch.randn(3, fitter._layout.size, generator=generator, dtype=torch.float64)
-    x[:, fitter._layout.slices["transl"]] = torch.tensor([0.1, 0.2, 3.9], dtype=torch.float64)
+    x = 0.2 * torch.randn(3, fitter.prepared.layout.size, generator=generator, dtype=torch.float64)
+    x[:, fitter.prepared.layout.slices["transl"]] = torch.tensor(
+        [0.1, 0.2, 3.9], dtype=torch.float64
+    )
     x[:, 0] += 3.0
     return energy, x
 
@@ -46,7 +54,7 @@ def test_the_gradient_is_that_of_the_energy(problem, fitter):
     for column in range(0, x.shape[1], 5):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6
-        step = fitter._layout.step
+        step = fitter.prepared.layout.step
         slope = (energy(step(x, delta)).energy - energy(step(x, -delta)).energy) / 2e-6
         torch.testing.assert_close(2 * at.gradient[:, column], slope, rtol=2e-4, atol=2e-3)
 
@@ -68,7 +76,7 @@ def test_persons_do_not_know_of_each_other(problem):
 
 def test_only_the_free_unknowns_are_looked_at(problem, fitter):
     energy, x = problem
-    free = fitter._layout.columns("transl", "betas")
+    free = fitter.prepared.layout.columns("transl", "betas")
     at, some = energy(x), replace(energy, free=free)(x)
     torch.testing.assert_close(some.gradient, at.gradient[:, free])
     torch.testing.assert_close(some.matrix, at.matrix[:, free[:, None], free])
@@ -84,9 +92,11 @@ def test_an_absent_point_has_no_weight(fitter, toy_body):
     blind[7] = 0
     energies = []
     for points in (moved, blind):
-        evidence = fitter._evidence([replace(target, keypoints_2d=points)], fitter._fine)
-        energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence)
-        x = torch.full((1, fitter._layout.size), 0.1, dtype=torch.float64)
-        x[:, fitter._layout.slices["transl"].stop - 1] = 4
+        evidence = gather_points(
+            fitter.prepared, [replace(target, keypoints_2d=points)], fitter.prepared.fine
+        )
+        energy = stage_energy(fitter.prepared, fitter.prepared.fine, FitConfig().fine[-1], evidence)
+        x = torch.full((1, fitter.prepared.layout.size), 0.1, dtype=torch.float64)
+        x[:, fitter.prepared.layout.slices["transl"].stop - 1] = 4
         energies.append(energy(x).energy)
     assert energies[0] == energies[1]

@@ -4,6 +4,7 @@ import pytest
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import keypoint_part
 from fitting.config import FitConfig
+from fitting.evidence import refusal
 from fitting.fit import Fitter
 from fitting.records import FitTarget
 from tests.fitting.people import CENTER_PX, FOCAL_PX, make_people
@@ -126,7 +127,4 @@ def test_too_little_is_said_and_does_not_harm_the_others(fitter, people, fits):
 
 def test_wrong_shapes_are_an_error():
     with pytest.raises(ValueError, match="145"):
-        Fitter._problem(
-            type("F", (), {"config": FitConfig()})(),
-            FitTarget(np.zeros((25, 3)), FOCAL_PX, CENTER_PX),
-        )
+        refusal(FitTarget(np.zeros((25, 3)), FOCAL_PX, CENTER_PX), FitConfig())

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fitting.config import FitConfig
+from fitting.evidence import gather_points, stage_energy, unknown_focal
 from fitting.fit import Fitter
 from fitting.focal import FocalConfig
 from fitting.focal_term import focal_start
@@ -22,25 +23,31 @@ def people(toy_body):
 
 
 def test_the_gradient_by_the_focal_length_is_that_of_the_energy(fitter, people):
-    evidence = fitter._evidence(people[0], fitter._fine)
+    evidence = gather_points(fitter.prepared, people[0], fitter.prepared.fine)
     free = torch.tensor([1.0, 1, 1, 0], dtype=torch.float64)
     targets = [replace(t, focal_sd=0.6 * float(f)) for t, f in zip(people[0], free, strict=True)]
-    term, start = fitter._unknown_focal(targets, torch.full((4,), 300.0, dtype=torch.float64))
+    term, start = unknown_focal(
+        fitter.prepared, targets, torch.full((4,), 300.0, dtype=torch.float64)
+    )
     evidence = replace(evidence, focal_free=free, focal_px=start)
-    energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence, extra=(term,))
+    energy = stage_energy(
+        fitter.prepared, fitter.prepared.fine, FitConfig().fine[-1], evidence, extra=(term,)
+    )
     generator = torch.Generator().manual_seed(1)
-    x = 0.1 * torch.randn(4, fitter._layout.size, generator=generator, dtype=torch.float64)
+    x = 0.1 * torch.randn(4, fitter.prepared.layout.size, generator=generator, dtype=torch.float64)
     x[:, 0] += 3.0
-    x[:, fitter._layout.slices["transl"]] = torch.tensor([0.1, 0.2, 3.0], dtype=torch.float64)
+    x[:, fitter.prepared.layout.slices["transl"]] = torch.tensor(
+        [0.1, 0.2, 3.0], dtype=torch.float64
+    )
     at = energy(x)
-    depth = fitter._layout.slices["transl"].stop - 1
-    for column in (fitter._layout.log_focal, depth):
+    depth = fitter.prepared.layout.slices["transl"].stop - 1
+    for column in (fitter.prepared.layout.log_focal, depth):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6
         slope = (energy(x + delta).energy - energy(x - delta).energy) / 2e-6
         rows = slice(0, 3) if column != depth else slice(0, 4)
         torch.testing.assert_close(2 * at.gradient[rows, column], slope[rows], rtol=2e-4, atol=2e-3)
-    assert at.gradient[3, fitter._layout.log_focal] == 0
+    assert at.gradient[3, fitter.prepared.layout.log_focal] == 0
     assert (torch.linalg.eigvalsh(at.matrix) > -1e-6 * at.matrix.abs().amax()).all()
 
 

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from bodymodel.keypoints import FIT_KEYPOINTS
 from fitting.config import FitConfig
+from fitting.evidence import gather_points, stage_energy
 from fitting.extra import seen_terms
 from fitting.fit import Fitter
 from fitting.records import View
@@ -125,15 +126,19 @@ def test_the_gradient_is_that_of_the_energy(fitter, people, kind):
             for t, p in zip(people[0], people[2], strict=True)
         ]
     unit = torch.full((3,), 1.2, dtype=torch.float64)
-    terms = seen_terms(targets, fitter._fine, fitter.config, unit)
-    evidence = fitter._evidence(targets, fitter._fine)
-    energy = fitter._energy(fitter._fine, FitConfig().fine[-1], evidence, terms)
+    terms = seen_terms(targets, fitter.prepared.fine, fitter.config, unit)
+    evidence = gather_points(fitter.prepared, targets, fitter.prepared.fine)
+    energy = stage_energy(
+        fitter.prepared, fitter.prepared.fine, FitConfig().fine[-1], evidence, terms
+    )
     generator = torch.Generator().manual_seed(1)
-    x = 0.1 * torch.randn(3, fitter._layout.size, generator=generator, dtype=torch.float64)
+    x = 0.1 * torch.randn(3, fitter.prepared.layout.size, generator=generator, dtype=torch.float64)
     x[:, 0] += 3.0
-    x[:, fitter._layout.slices["transl"]] = torch.tensor([0.1, 0.2, 3.9], dtype=torch.float64)
+    x[:, fitter.prepared.layout.slices["transl"]] = torch.tensor(
+        [0.1, 0.2, 3.9], dtype=torch.float64
+    )
     at = energy(x)
-    step = fitter._layout.step
+    step = fitter.prepared.layout.step
     for column in range(0, x.shape[1] - 1, 7):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6

@@ -38,11 +38,12 @@ def targets(toy_body):
 
 def test_both_energies_are_one(fitters, targets):
     fast, reference = fitters
+    layout = fast.prepared.layout
     generator = torch.Generator().manual_seed(0)
     for target in targets:
-        x = 0.3 * torch.randn(1, fast._layout.size, generator=generator, dtype=torch.float64)
-        x[0, fast._layout.slices["transl"]] = torch.tensor([0.05, 0.1, 4.0]).double()
-        params = {k: v[0] for k, v in fast._layout.params(x).numpy().items()}
+        x = 0.3 * torch.randn(1, layout.size, generator=generator, dtype=torch.float64)
+        x[0, layout.slices["transl"]] = torch.tensor([0.05, 0.1, 4.0]).double()
+        params = {k: v[0] for k, v in layout.params(x).numpy().items()}
         mine, theirs = fast.energy(target, params), reference.energy(target, params)
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name

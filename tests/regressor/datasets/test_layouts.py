@@ -121,6 +121,86 @@ def test_curated_fits_of_expose(tmp_path, smplx, open_one):
     usable(labels)
 
 
+def our_fits(body):
+    """Two people of a body, with everything that a store knows of them."""
+    from curation.formats.fits import new_fits, pose_from_full
+
+    rng = np.random.default_rng(9)
+    params = pose_from_full(rng.normal(0, 0.2, (2, 55, 3))) | {
+        "betas": rng.normal(size=(2, 10)), "expression": rng.normal(size=(2, 10)),
+        "transl": np.array([[0, 0, 3.0]] * 2),
+    }  # fmt: skip
+    points = np.zeros((2, 145, 3))
+    points[:, :22] = (20, 30, 1)
+    points[:, 0] = (5, 6, 1)
+    return new_fits(
+        ["a.jpg", "b.jpg"], params, focal_px=np.array([80.0, 80]), center_px=np.full((2, 2), 32.0),
+        keypoints_2d=points, good=np.array([[1, 1, 1, 1], [1, 0, 1, 0]]),
+        bbox_xyxy_px=np.array([[4, 4, 44, 40]] * 2), body_name=body.name, body_sha256=body.sha256,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["expose", "spin", "humandata"])
+def test_what_we_export_comes_back_with_its_shape(tmp_path, open_one, toy_body, kind):
+    from curation.formats.expose import write_expose
+    from curation.formats.humandata import write_humandata
+    from curation.formats.spin import write_spin
+
+    fits = our_fits(open_one)
+    files.photo(tmp_path / "a.jpg")
+    path = tmp_path / "train.npz"
+    if kind == "humandata":
+        write_humandata(fits, path, None)
+    else:
+        {"expose": write_expose, "spin": write_spin}[kind](fits, path)
+    labels = open_labels(path, open_one)
+    np.testing.assert_allclose(labels[0].params["betas"], fits.params["betas"][0], atol=1e-6)
+    np.testing.assert_allclose(
+        labels[0].params["right_hand_pose"], fits.params["right_hand_pose"][0], atol=1e-6
+    )
+    assert labels[0].side_px == 40 and labels[0].focal_px == 80
+    assert "left_hand_pose" not in labels[1].params, "not accepted"
+    assert "expression" not in labels[1].params and "right_hand_pose" in labels[1].params
+    with pytest.raises(LabelError, match="--body"):
+        open_labels(path, replace(toy_body, sha256="another"))
+
+
+def test_pymaf_xs_additions(tmp_path, smplx):
+    rng = np.random.default_rng(3)
+    hand = np.ones((3, 21, 3))
+    hand[..., :2] = rng.uniform(5, 40, (3, 21, 2))
+    more = {
+        "xpose": rng.normal(0, 0.2, (3, 66)), "xshape": rng.normal(size=(3, 10)),
+        "left_hand_pose": np.zeros((3, 45)), "jaw_pose": np.full((3, 3), 0.1),
+        "expression": np.ones((3, 10)), "valid_fit": np.array([1, 0, 1]),
+        "valid_fit_fa": np.array([1, 1, 0]), "lhand_kp2d": hand,
+    }  # fmt: skip
+    labels = open_labels(files.spin(tmp_path, **more), smplx)
+    first = labels[0].params
+    assert set(first) == {"global_orient", "body_pose", "betas", "jaw_pose", "expression"}
+    assert not labels[1].params and "jaw_pose" not in labels[2].params
+    found = labels[0].keypoints_2d[AT["left_thumb"], :2]
+    np.testing.assert_allclose(found, hand[0, 4, :2] + 0.5, rtol=1e-6)
+
+
+def test_lspet_as_downloaded(tmp_path, smplx):
+    from scipy.io import savemat
+
+    joints = np.random.default_rng(0).uniform(5, 40, (14, 3, 2))
+    joints[:, 2] = 1
+    joints[0, :, 0] = -322, -40, 0
+    savemat(tmp_path / "joints.mat", {"joints": joints})
+    for k in (1, 2):
+        files.photo(tmp_path / "images" / f"im{k:05d}.jpg")
+    labels = open_labels(tmp_path, smplx)
+    assert len(labels) == 2
+    assert labels[0].keypoints_2d[AT["right_ankle"], 2] == 0 and labels[0].side_px < 40
+    np.testing.assert_allclose(
+        labels[1].keypoints_2d[AT["right_ankle"], :2], joints[0, :2, 1] - 0.5, rtol=1e-6
+    )
+    usable(labels)
+
+
 # --- COCO-WholeBody and NeuralAnnot --------------------------------------------------------------
 
 
@@ -286,6 +366,19 @@ def test_agora_adds_the_mean_hand_bedlam_does_not(tmp_path, smplx):
     assert first.keypoints_2d[AT["left_ankle"], 2] == (arrays["gtkps"][0, 7, 1] < 720)
     assert "betas" in first.params and "betas" not in labels[1].params
     usable(labels)
+
+
+def test_sources_go_to_other_processes(tmp_path, smplx):
+    import pickle
+
+    files.freihand(tmp_path / "hands")
+    files.wholebody(tmp_path / "coco")
+    files.human36m(tmp_path / "h36m")
+    files.threedpw(tmp_path / "3dpw")
+    for folder in ("hands", "coco", "h36m", "3dpw"):
+        labels = open_labels(tmp_path / folder, smplx)
+        again = pickle.loads(pickle.dumps(labels))
+        assert again[0].key == labels[0].key
 
 
 # --- finding out --------------------------------------------------------------------------------
