@@ -10,6 +10,9 @@ and a joint with Jacobian J by J C J^T (the "sandwich" of misspecified models, H
 is measured on each person's residuals, shrunk to the usual one; sigma_p is calibrated on made
 people (tests/benchmarks/bench_uncertainty.py).
 
+Hips and spine are so close to the pelvis that this leaves them almost no error, yet how a pelvis
+tilts within a trunk is hardly seen: each joint gets the same small variance on top.
+
 That is the spread about one answer. Which answer is right, limbs turned over in depth among them,
 is uncertain as well: each answer that lost by little adds p (1 - p) d d^T, the variance of a choice
 between two places that are d apart, p the loser's probability.
@@ -114,7 +117,8 @@ def joint_covariance(
     # Two angles of variance s^2 at a lever l: trace 2 l^2 s^2, and E[(l t^2 / 2)^2] = 2 l^2 s^4.
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     inward = trace[:, 1:].square() / (2 * _LEVER_M**2)
-    covariance[:, 1:].diagonal(dim1=-2, dim2=-1).add_(inward[..., None])
+    unforeseen = (config.joint_mm / 1000) ** 2
+    covariance[:, 1:].diagonal(dim1=-2, dim2=-1).add_(inward[..., None] + unforeseen)
     if rivals is not None:
         here = relative_joints(state.points)
         share = torch.sigmoid(-rivals.excess / config.rival_temperature)  # (B, R)
