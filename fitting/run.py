@@ -70,9 +70,9 @@ class RunConfig:
     fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "keypoints"
     """Where fits start. keypoints: all headings. lifter: those and the body that a small network
-    sees in the keypoints; the best energy wins. regressor:FILE (weights of
-    regressor.train): likewise from the photo. mean: facing the camera only. fits:STORE: from the fits in
-    that output folder (or STORE/data/run=ID), by keypoints where it has none of a person."""
+    sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train): likewise
+    from the photo. mean: facing the camera only. fits:STORE: from the fits in that output folder
+    (or STORE/data/run=ID), by keypoints where it has none of a person."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"

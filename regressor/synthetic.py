@@ -1,9 +1,9 @@
 """Rendered people with exact truth: ``python -m regressor.synthetic OUT --count 2000``.
 
 The open body in recorded poses, with drawn shapes, hands and faces, dressed by colour, in front of
-made backdrops, behind made occluders, seen by drawn cameras. Tests take their data from here, the
-regressors part of their training, ablations their ground. It is written in shards of 50; a shard whose
-labels are there is whole, so an interrupted run goes on where it was.
+made backdrops, behind made occluders, seen by drawn cameras. Tests take their data from here,
+regressors part of their training. It is written in shards of 50; a shard whose labels are there is
+whole, so an interrupted run goes on where it was.
 """
 
 import math
