@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -95,7 +96,10 @@ def maker(tmp_path, load, **changes):
 
 
 def wait(pictures, name, seconds=60):
-    return asyncio.run(pictures.wait("run-1", "f" * 32, name, seconds))
+    # in a thread of its own: a browser driven by other tests keeps a loop running in this one
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pictures.wait("run-1", "f" * 32, name, seconds)
+        return pool.submit(asyncio.run, waiting).result()
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_places_are_centimetres_from_the_joints(open_body):
         gap = np.linalg.norm(at_rest(fit_points(open_body, (convention,))) - at_rest(plain), axis=1)
         assert 0.005 < gap.max() < 0.12
         unnamed = [i for i, n in enumerate(FIT_KEYPOINTS) if n not in CONVENTIONS[convention]]
-        assert (gap[unnamed] == 0).all()
+        assert gap[unnamed].max(initial=0) < 1e-12  # metres: rounding of the sums
 
 
 def test_the_first_convention_that_has_a_point_says_where_it_is():
