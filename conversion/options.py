@@ -21,7 +21,7 @@ class TransferOptions:
     """Ties fingers that the source does not have to the flat hand: mm^2 / rad^2."""
     num_samples: int = 1000
     """Vertices that the solver looks at before the polish on all."""
-    iterations: int = 60
+    iterations: int = 30
     """Most steps of the solver."""
     polish_iterations: int = 10
     """Most steps on all vertices."""
