@@ -217,7 +217,7 @@ def minimize(
         gain = (energy - new).double()
         ratio = gain / predicted.clamp_min(1e-30)
         # Where both are lost in rounding, the model is as good as it can be.
-        lost = predicted <= 1e-6 * energy.double()
+        lost = predicted <= 1e-5 * energy.double()
         take = (ratio > settings.accept) & torch.isfinite(new)
         length = step.norm(dim=1)
         r = radius[active]
