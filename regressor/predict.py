@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bodymodel.body import BodyData
     from curation.samples import PersonObservation
     from curation.store import FitStore
+    from regressor.people_in_photos import Boxes
     from regressor.people_regressors import PeopleRegressor
 
 
@@ -92,7 +93,7 @@ def predict(config: PredictConfig) -> int:
     from curation.run_writer import RunWriter
     from curation.stopping import StopSignals
     from curation.store import FitStore
-    from regressor.people_in_photos import whole_photos
+    from regressor.people_in_photos import read_boxes, whole_photos
     from regressor.predicted_files import (
         draw_overlays,
         stored_people,
@@ -102,6 +103,7 @@ def predict(config: PredictConfig) -> int:
     from regressor.predicted_rows import PredictedRows
 
     _check(config)
+    boxes = None if config.boxes is None else read_boxes(config.boxes)
     body = load_body(config.body)
     device = _device(config.device)
     regressor = _regressor(config, body, device)
@@ -111,7 +113,7 @@ def predict(config: PredictConfig) -> int:
     counts = Counter(people=0, nobody=0, photos=0)
     began = time.monotonic()
     with StopSignals() as stop, RunWriter(store, info) as writer:
-        people = _people(config, store, info.run_id, regressor.needs_keypoints)
+        people = _people(config, boxes, store, info.run_id, regressor.needs_keypoints)
         with Progress(None, "photo", "person", is_shown=True) as progress:
             for some in whole_photos(people, config.batch or regressor.batch):
                 answered = regressor([p for p in some if p.status == "ok"])
@@ -186,7 +188,7 @@ def _run_info(config: PredictConfig, regressor: "PeopleRegressor", body: "BodyDa
     }
     digest = hashlib.sha256(regressor.digest.encode())
     digest.update(json.dumps({k: settings[k] for k in ("keypoints", "focal_px")}).encode())
-    if config.boxes is not None and config.boxes.is_file():
+    if config.boxes is not None:
         digest.update(config.boxes.read_bytes())
     name = digest.hexdigest()[:8]
     return RunInfo(
@@ -205,15 +207,19 @@ def _run_info(config: PredictConfig, regressor: "PeopleRegressor", body: "BodyDa
 
 
 def _people(
-    config: PredictConfig, store: "FitStore", run_id: str, needs_keypoints: bool
+    config: PredictConfig,
+    boxes: "Boxes | None",
+    store: "FitStore",
+    run_id: str,
+    needs_keypoints: bool,
 ) -> "Iterator[PersonObservation]":
-    from regressor.people_in_photos import people_in_boxes, people_in_dataset, read_boxes
+    from regressor.people_in_photos import people_in_boxes, people_in_dataset
 
     done = store.stored_images(run_id).done
     cache = store.root / "cache" / "keypoints"
-    if config.boxes is not None:
+    if boxes is not None:
         into = cache if needs_keypoints else None
-        return people_in_boxes(config.data, read_boxes(config.boxes), done, into)
+        return people_in_boxes(config.data, boxes, done, into)
     kind = None if config.dataset == "auto" else config.dataset
     try:
         return people_in_dataset(config.data, kind, config.keypoints, done, cache)
@@ -250,9 +256,7 @@ def _table(store: "FitStore", run_id: str, counts: Counter, seconds: float) -> s
             row = (str(len(error)), f"{np.median(error):.1f}", f"{np.median(share):.2f}")
             seen.append((part.replace("_", " "), *row))
     if seen:
-        lines.append(
-            text_table(("off the keypoints", "people", "median px", "% of height"), seen)
-        )
+        lines.append(text_table(("off the keypoints", "people", "median px", "% of height"), seen))
     return "\n\n".join(lines)
 
 

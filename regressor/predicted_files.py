@@ -46,9 +46,7 @@ def write_glbs(rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData) 
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_bytes(
-            glb_bytes(posed_vertices(body, row) * _TO_VIEWER, body.faces, path.stem)
-        )
+        part.write_bytes(glb_bytes(posed_vertices(body, row) * _TO_VIEWER, body.faces, path.stem))
         part.replace(path)
         count += 1
     return count
@@ -59,9 +57,7 @@ def stored_people(store: FitStore, run_id: str) -> Iterator[dict[str, Any]]:
     yield from store.iter_rows([*_PLACE, *PARAMETERS], run_id)
 
 
-def draw_overlays(
-    store: FitStore, run_id: str, body: BodyData, photos: Path, how_many: int
-) -> int:
+def draw_overlays(store: FitStore, run_id: str, body: BodyData, photos: Path, how_many: int) -> int:
     """Draw the first people of a run, those that have no picture yet; return how many it drew.
 
     Args:

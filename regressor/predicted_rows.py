@@ -48,9 +48,7 @@ class PredictedRows:
         self._by_keypoints = by_keypoints
         self._poser = cache(lambda conventions: Poser(body, conventions))
 
-    def rows(
-        self, answered: Answered, nobody: Sequence[PersonObservation]
-    ) -> list[dict[str, Any]]:
+    def rows(self, answered: Answered, nobody: Sequence[PersonObservation]) -> list[dict[str, Any]]:
         """Return rows of people and of whoever is not there.
 
         Args:
@@ -138,6 +136,5 @@ class PredictedRows:
             return np.ones(len(PARTS), bool)
         seen = person.keypoints_2d[:, 2] > 0
         return np.array(
-            [part == "body" or bool(seen[_PART_OF == part].any()) for part in PARTS], bool
+            [part == "body" or bool(seen[part == _PART_OF].any()) for part in PARTS], bool
         )
-

@@ -37,6 +37,7 @@ _ROWS = [FIT_KEYPOINTS.index(name) for name in ALIGN_POINTS]
 _TRUNK = ("pelvis", "neck")
 _TRUNK_M = 0.5
 _UPRIGHT_LIMIT = 2.5  # leans beyond so many times the usual are meant
+_UPRIGHT_ROLL = 0.5  # radians at which the pull upright is down to a half
 _NEAREST_M = 0.1  # no point counts as nearer to the camera than this
 _NUM_POSE = 3 * NUM_BODY_ROTATIONS
 _DAMPING_START, _DAMPING_UP, _DAMPING_DOWN = 1e-2, 10.0, 0.2
@@ -58,8 +59,8 @@ class AlignConfig:
             are upright in the picture; the pull lets go of who leans much farther.
     """
 
-    steps: int = 4
-    last_steps: int = 6
+    steps: int = 3
+    last_steps: int = 4
     noise: float = 0.015
     outlier: float = 4.0
     spread_rad: float = 0.3
@@ -142,9 +143,10 @@ class Aligner:
             return x.repeat_interleave(count, 0)
 
         flat = answers.map(lambda x: x.flatten(0, 1).to(self.device, torch.float32))
+        pose, shape = flat.full_pose, torch.cat([flat.betas, flat.expression], 1)
         problem = _Problem(
             self._sliced(conventions), self._trunk, config, each(rays), each(weight), each(unit),
-            flat.full_pose, torch.cat([flat.betas, flat.expression], 1), flat.betas.shape[1],
+            pose, shape, _uprightness(self._trunk, pose, shape), flat.betas.shape[1],
         )  # fmt: skip
         state = _descend(problem, problem.begin(), config.steps)
         cost = state.cost.view(batch, count) - config.score * scores.log_softmax(-1)
@@ -164,6 +166,14 @@ def _size(rays: Tensor, weight: Tensor) -> Tensor:
     middle = (weight[..., None] * rays).sum(1) / total[:, None]
     off = (rays - middle[:, None]).square().sum(-1)
     return 3.3 * ((weight * off).sum(1) / total).sqrt().clamp_min(1e-5)
+
+
+def _uprightness(trunk: SlicedBody, pose: Tensor, shape: Tensor) -> Tensor:
+    """(N,) 1 for a trunk upright in the picture, half at 30 degrees of roll, 0 for who hangs."""
+    ends = sliced_forward(trunk, pose, shape, pose.new_zeros(len(pose), 3)).points
+    along = ends[:, 1] - ends[:, 0]
+    roll = torch.atan2(along[:, 0], -along[:, 1])
+    return 1 / (1 + (roll / _UPRIGHT_ROLL) ** 4)
 
 
 def place(points: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
@@ -225,10 +235,11 @@ class _Problem:
     unit: Tensor  # (N,) noise, in the rays' units
     pose: Tensor  # (N, 55, 3) as answered
     shape: Tensor  # (N, S) as answered
+    upright: Tensor  # (N,) how upright in the picture, 0 to 1
     num_betas: int
 
     def take(self, index: Tensor) -> "_Problem":
-        names = ("rays", "weight", "unit", "pose", "shape")
+        names = ("rays", "weight", "unit", "pose", "shape", "upright")
         return replace(self, **{k: getattr(self, k)[index] for k in names})
 
     def begin(self) -> _State:
@@ -243,9 +254,7 @@ class _Problem:
         return self.at(self.pose, self.shape, transl, zero)
 
     def step(self, state: _State, delta: Tensor) -> _State:
-        turn, body, betas, transl = delta.split(
-            [3, _NUM_POSE - 3, self.num_betas, 3], 1
-        )
+        turn, body, betas, transl = delta.split([3, _NUM_POSE - 3, self.num_betas, 3], 1)
         pose = state.pose.clone()
         pose[:, 0] = compose_rotvecs(turn, pose[:, 0])
         pose[:, 1:NUM_BODY_ROTATIONS] += body.unflatten(1, (-1, 3))
@@ -301,14 +310,11 @@ class _Problem:
         """The trunk's residual (N,), its cost (N,), and its derivatives (N, U)."""
         posed = sliced_forward(self.trunk, pose, shape, transl)
         along = posed.points[:, 1] - posed.points[:, 0]
-        # half at half a right angle of roll in the picture, nothing for who hangs or lies
-        roll = torch.atan2(along[:, 0], -along[:, 1])
-        weight = 1 / (1 + (roll / 0.5) ** 4)
         unit = self.config.upright * _TRUNK_M
         lean = along[:, 2] / unit
         limit = _UPRIGHT_LIMIT**2
-        cost = weight * lean.square() * limit / (limit + lean.square())
-        strength = weight.sqrt() * limit / (limit + lean.square())
+        cost = self.upright * lean.square() * limit / (limit + lean.square())
+        strength = self.upright.sqrt() * limit / (limit + lean.square())
         rows = pose.new_zeros(len(pose), 2, 1, 3)
         rows[:, 0, 0, 2], rows[:, 1, 0, 2] = -strength / unit, strength / unit
         by_pose, by_shape, _ = sliced_jacobian(self.trunk, posed, rows, root_on_manifold=True)
