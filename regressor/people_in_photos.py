@@ -57,6 +57,7 @@ def people_in_dataset(
     source: ObserveSource,
     done: set[bytes],
     cache_dir: Path,
+    workers: int = 1,
 ) -> Iterator[PersonObservation]:
     """Yield the people of a data set whose photos are not done, with keypoints.
 
@@ -66,13 +67,14 @@ def people_in_dataset(
         source: Where keypoints come from.
         done: Keys of photos (schema.image_key) to be left out.
         cache_dir: Of detections.
+        workers: Processes that detect.
 
     Raises:
         DatasetError: If the folder is no data set.
     """
     samples = open_dataset(folder, kind).iter_samples()  # type: ignore[arg-type]
     wanted = (s for s in samples if image_key(s.image_id) not in done)
-    return observe(wanted, source=source, workers=1, cache_dir=cache_dir)
+    return observe(wanted, source=source, workers=workers, cache_dir=cache_dir)
 
 
 def people_in_boxes(
@@ -80,6 +82,7 @@ def people_in_boxes(
     boxes: Boxes,
     done: set[bytes],
     keypoints_into: Path | None = None,
+    workers: int = 1,
 ) -> Iterator[PersonObservation]:
     """Yield the people in given boxes; nobody else is looked for.
 
@@ -88,6 +91,7 @@ def people_in_boxes(
         boxes: Of read_boxes.
         done: Keys of photos to be left out.
         keypoints_into: Find their keypoints too, by the detector, and keep them there.
+        workers: Processes that detect.
     """
     wanted = {name: mine for name, mine in boxes.items() if image_key(name) not in done}
     if keypoints_into is None:
@@ -97,7 +101,7 @@ def people_in_boxes(
         Sample(name, folder / name, tuple(LabelledPerson(k, box) for k, box in enumerate(mine)))
         for name, mine in wanted.items()
     )
-    yield from observe(samples, source="mediapipe", workers=1, cache_dir=keypoints_into)
+    yield from observe(samples, source="mediapipe", workers=workers, cache_dir=keypoints_into)
 
 
 def _boxed(folder: Path, boxes: Boxes) -> Iterator[PersonObservation]:

@@ -11,6 +11,7 @@ looks at the people. Run it again and it goes on where it stopped.
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -53,6 +54,8 @@ class PredictConfig:
     """Focal length of all photos. [the data set's, EXIF's, else the diagonal]"""
     batch: int | None = None
     """People at a time. [16 with an image network, else 128]"""
+    workers: int | None = None
+    """Processes that look for people in photos. [the processor's cores but one]"""
     device: str = "auto"
     """cpu, cuda, or auto."""
     overlays: int = 50
@@ -152,6 +155,8 @@ def _check(config: PredictConfig) -> None:
         raise UsageError(f"--focal-px must be above 0, got {config.focal_px}")
     if config.batch is not None and config.batch < 1:
         raise UsageError(f"--batch must be at least 1, got {config.batch}")
+    if config.workers is not None and config.workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {config.workers}")
     if config.video is not None and config.video.suffix.lower() != ".mp4":
         raise UsageError(f"--video writes .mp4 files, got {config.video}")
 
@@ -217,12 +222,13 @@ def _people(
 
     done = store.stored_images(run_id).done
     cache = store.root / "cache" / "keypoints"
+    workers = config.workers or max(1, (os.cpu_count() or 2) - 1)
     if boxes is not None:
         into = cache if needs_keypoints else None
-        return people_in_boxes(config.data, boxes, done, into)
+        return people_in_boxes(config.data, boxes, done, into, workers)
     kind = None if config.dataset == "auto" else config.dataset
     try:
-        return people_in_dataset(config.data, kind, config.keypoints, done, cache)
+        return people_in_dataset(config.data, kind, config.keypoints, done, cache, workers)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

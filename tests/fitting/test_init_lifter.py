@@ -1,4 +1,4 @@
-"""``fitting.run --init lifter``, whole: made photos, the weights that come along, the real solver."""
+"""``fitting.run --init lifter``, whole: made photos, the packaged weights, the real solver."""
 
 import json
 
