@@ -164,6 +164,8 @@ def _check(config: PredictConfig) -> None:
 def _device(name: str) -> str:
     import torch
 
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; use --device cpu")
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

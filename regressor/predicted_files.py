@@ -176,7 +176,7 @@ def _smoothed(rows: list[dict[str, Any]], fps: float) -> dict[str, np.ndarray]:
 
 
 def _write_frames(frames: Iterator[np.ndarray], film: Path, fps: float) -> int:
-    """Write a film whole or not at all; frames get the size of the first, its sides even."""
+    """Write a film whole or not at all; frames of another size than the first are put into it."""
     import cv2
 
     film.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def _write_frames(frames: Iterator[np.ndarray], film: Path, fps: float) -> int:
                 writer = cv2.VideoWriter(str(part), code, fps, size)
                 if not writer.isOpened():
                     raise OSError(f"no film can be written to {film}; name a file that ends .mp4")
-            writer.write(cv2.cvtColor(cv2.resize(frame, size), cv2.COLOR_RGB2BGR))
+            writer.write(cv2.cvtColor(_fitted(frame, size), cv2.COLOR_RGB2BGR))
             count += 1
     finally:
         if writer is not None:
@@ -198,3 +198,15 @@ def _write_frames(frames: Iterator[np.ndarray], film: Path, fps: float) -> int:
     if count:
         part.replace(film)
     return count
+
+
+def _fitted(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a frame into (width, height), black around it."""
+    import cv2
+
+    scale = min(size[0] / frame.shape[1], size[1] / frame.shape[0])
+    width, height = (max(1, round(scale * side)) for side in frame.shape[1::-1])
+    out = np.zeros((size[1], size[0], 3), np.uint8)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    out[top : top + height, left : left + width] = cv2.resize(frame, (width, height))
+    return out

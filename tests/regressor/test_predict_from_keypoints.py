@@ -180,6 +180,7 @@ def test_nobody_in_any_photo(tmp_path, capsys):
     [
         (["--focal-px", "-1"], "must be above 0"),
         (["--batch", "0"], "at least 1"),
+        (["--workers", "0"], "at least 1"),
         (["--video", "film.avi"], "writes .mp4"),
         (["--keypoints", "crystal"], "source must be one of"),
         (["--boxes", "nowhere.csv"], "cannot be read as a CSV"),
