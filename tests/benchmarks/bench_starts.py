@@ -91,9 +91,7 @@ def main() -> None:
     }
     best = np.min([f["energy"] for f in found.values()], axis=0)
     line = {}
-    print(
-        f"{'starts':28} {'0.1 %':>6} {'1 %':>6} {'s':>7} {'energy':>8} {'not conv.':>9}  MPJPE, 90 %"
-    )
+    print(f"{'starts':28}  0.1 %    1 %       s   energy not conv.  MPJPE, 90 %")
     for name, figures in found.items():
         energy = figures.pop("energy")
         figures |= {
