@@ -98,8 +98,9 @@ def predict(config: PredictConfig) -> int:
     from curation.store import FitStore
     from regressor.people_in_photos import read_boxes, whole_photos
     from regressor.predicted_files import (
+        claim_glbs,
+        complete_glbs,
         draw_overlays,
-        stored_people,
         write_film,
         write_glbs,
     )
@@ -114,6 +115,8 @@ def predict(config: PredictConfig) -> int:
     store = FitStore(config.out or config.data / "fits")
     maker = PredictedRows(info, body, device, config.focal_px, regressor.needs_keypoints)
     counts = Counter(people=0, nobody=0, photos=0)
+    if config.glb:
+        claim_glbs(config.glb, info.run_id)
     began = time.monotonic()
     with StopSignals() as stop, RunWriter(store, info) as writer:
         people = _people(config, boxes, store, info.run_id, regressor.needs_keypoints)
@@ -133,7 +136,7 @@ def predict(config: PredictConfig) -> int:
         outcome = "complete" if stop.signal is None else "interrupted"
         writer.finish(outcome, counts)
     if config.glb:  # those of rows that an earlier, interrupted call wrote
-        write_glbs(stored_people(store, info.run_id), config.glb, body)
+        complete_glbs(store, info.run_id, config.glb, body)
     draw_overlays(store, info.run_id, body, config.data, config.overlays)
     if config.video and outcome == "complete":
         write_film(store, info.run_id, body, config.data, config.video, config.fps)

@@ -18,7 +18,7 @@ from curation.reproject import posed_vertices
 from curation.schema import PARAMETERS, POSE_SHAPES
 from curation.store import FitStore
 
-__all__ = ["VIEWS", "draw_overlays", "write_film", "write_glbs"]
+__all__ = ["VIEWS", "claim_glbs", "complete_glbs", "draw_overlays", "write_film", "write_glbs"]
 
 _log = logging.getLogger("regressor.predict")
 
@@ -28,13 +28,16 @@ _CAMERA = ("focal_px", "center_px")
 _TO_VIEWER = np.array([1.0, -1.0, -1.0])  # glTF's axes: y up, z to the viewer
 
 
-def write_glbs(rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData) -> int:
-    """Write a mesh for each row that has a fit and none yet; return how many.
+def write_glbs(
+    rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData, only_missing: bool = False
+) -> int:
+    """Write a mesh for each row that has a fit; return how many.
 
     Args:
         rows: With image_path, person_index, has_fit and the parameters.
         folder: Where ``<image path>_<person>.glb`` goes.
         body: The rows'.
+        only_missing: Leave those alone that are there.
     """
     from curation.formats.meshes import glb_bytes
 
@@ -42,7 +45,7 @@ def write_glbs(rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData) 
     for row in rows:
         stem = Path(row["image_path"]).with_suffix("").as_posix()
         path = folder / f"{stem}_{row['person_index']}.glb"
-        if not row["has_fit"] or path.exists():
+        if not row["has_fit"] or (only_missing and path.exists()):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -52,9 +55,27 @@ def write_glbs(rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData) 
     return count
 
 
-def stored_people(store: FitStore, run_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a run with what ``write_glbs`` needs."""
-    yield from store.iter_rows([*_PLACE, *PARAMETERS], run_id)
+def claim_glbs(folder: Path, run_id: str) -> None:
+    """Note whose meshes a folder without any is going to hold, in its ``run.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.rglob("*.glb")):
+        (folder / "run.txt").write_text(run_id + "\n", encoding="utf-8")
+
+
+def complete_glbs(store: FitStore, run_id: str, folder: Path, body: BodyData) -> int:
+    """Write the meshes of a run that its folder lacks; return how many.
+
+    Where ``run.txt`` does not say that what is there is this run's, all are written anew.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "run.txt"
+    is_ours = note.exists() and note.read_text(encoding="utf-8").strip() == run_id
+    if not is_ours:
+        note.unlink(missing_ok=True)
+    rows = store.iter_rows([*_PLACE, *PARAMETERS], run_id)
+    count = write_glbs(rows, folder, body, only_missing=is_ours)
+    note.write_text(run_id + "\n", encoding="utf-8")
+    return count
 
 
 def draw_overlays(store: FitStore, run_id: str, body: BodyData, photos: Path, how_many: int) -> int:

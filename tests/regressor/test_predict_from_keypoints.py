@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_leaves_what_one_that_ran_through_leaves(
             next(meshes.rglob("*.glb")).unlink()  # the rows were written, then the power went
         assert run(folder, *flags) == 0
     ours, theirs = (
-        {p.name: p.read_bytes() for p in (f / "glb").iterdir()} for f in (photos, whole)
+        {p.name: p.read_bytes() for p in (f / "glb").glob("*.glb")} for f in (photos, whole)
     )
     assert len(ours) == 6 and ours == theirs
     film, other = (frames_of(tmp_path / f"{name}.mp4") for name in ("photos", "whole"))
@@ -158,6 +158,17 @@ def test_a_run_that_was_stopped_leaves_what_one_that_ran_through_leaves(
     plain = np.asarray(Image.open(photos / "q-meadow.jpg"))[..., ::-1].astype(int)
     assert np.abs(film[-1].astype(int) - plain).mean() < 6
     assert np.abs(film[0].astype(int) - plain).mean() > 6
+
+
+def test_meshes_of_another_run_are_replaced(photos, tmp_path):
+    meshes = tmp_path / "glb"
+    assert run(photos, "--overlays", "0", "--focal-px", "150") == 0
+    assert run(photos, "--overlays", "0", "--glb", str(meshes)) == 0
+    near = {path.name: path.read_bytes() for path in meshes.rglob("*.glb")}
+    # all its rows are there already
+    assert run(photos, "--overlays", "0", "--glb", str(meshes), "--focal-px", "150") == 0
+    far = {path.name: path.read_bytes() for path in meshes.rglob("*.glb")}
+    assert near.keys() == far.keys() and all(near[name] != far[name] for name in near)
 
 
 def test_nobody_in_any_photo(tmp_path, capsys):
