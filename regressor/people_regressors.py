@@ -146,6 +146,9 @@ class KeypointRegressor:
         focal = torch.tensor([c.focal_px for c in cameras], dtype=torch.float32)
         center = torch.tensor([c.center_px for c in cameras], dtype=torch.float32)
         points = torch.as_tensor(np.stack([p.keypoints_2d for p in enough])).float()
+        nothing = np.full((points.shape[1], 3), np.nan, np.float32)
+        guesses = [nothing if p.world_points is None else p.world_points for p in enough]
+        world = torch.as_tensor(np.stack(guesses)).float()
         answers = self._lifter.answers(points, focal, center)
         # points of different conventions lie in different places of the body
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -156,8 +159,9 @@ class KeypointRegressor:
             index = torch.tensor(rows, device=answers.scores.device)
             mine = answers.params.map(lambda x, index=index: x[index])
             aligned = self._aligner(
-                mine, answers.scores[index], points[rows], focal[rows], center[rows], conventions
-            )
+                mine, answers.scores[index], points[rows], focal[rows], center[rows], conventions,
+                world[rows],
+            )  # fmt: skip
             for name, values in aligned.params.numpy().items():
                 if name not in params:
                     params[name] = np.zeros((len(enough), *values.shape[1:]), np.float32)

@@ -21,6 +21,7 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import compose_rotvecs
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward, sliced_jacobian
 from bodymodel.spec import keypoint_part
+from regressor.lifter.depth import DepthKnown, DepthSpans
 from regressor.lifter.network import NUM_BODY_ROTATIONS
 
 __all__ = ["ALIGN_POINTS", "AlignConfig", "Aligned", "Aligner", "place"]
@@ -34,10 +35,6 @@ ALIGN_POINTS: tuple[str, ...] = tuple(
 """The body's points, and the knuckles, which turn the wrists."""
 
 _ROWS = [FIT_KEYPOINTS.index(name) for name in ALIGN_POINTS]
-_TRUNK = ("pelvis", "neck")
-_TRUNK_M = 0.5
-_UPRIGHT_LIMIT = 2.5  # leans beyond so many times the usual are meant
-_UPRIGHT_ROLL = 0.5  # radians at which the pull upright is down to a half
 _NEAREST_M = 0.1  # no point counts as nearer to the camera than this
 _NUM_POSE = 3 * NUM_BODY_ROTATIONS
 _DAMPING_START, _DAMPING_UP, _DAMPING_DOWN = 1e-2, 10.0, 0.2
@@ -100,7 +97,7 @@ class Aligner:
         self.config = config or AlignConfig()
         self.device = torch.device(device)
         self._sliced = lru_cache(maxsize=8)(self._slice)
-        self._trunk = slice_body(body, _TRUNK, device=self.device, corrective_tolerance=1e-3)
+        self._depth = DepthSpans(body, self.config.upright, self.device)
 
     def _slice(self, conventions: tuple[str, ...]) -> SlicedBody:
         # correctives below a millimetre move no point by as much as a keypoint is off
@@ -118,6 +115,7 @@ class Aligner:
         focal_px: Tensor,
         center_px: Tensor,
         conventions: tuple[str, ...] = (),
+        world: Tensor | None = None,
     ) -> Aligned:
         """Align the answers of B persons and choose one for each.
 
@@ -128,6 +126,8 @@ class Aligner:
             focal_px: (B,).
             center_px: (B, 2).
             conventions: Where the points lie on the body, as in bodymodel.fit_points.
+            world: (B, 145, 3) a detector's 3D guess of them, metres, any origin, axes of the
+                camera; NaN where there is none. None for nobody's.
         """
         config = self.config
         batch, count = scores.shape
@@ -144,9 +144,16 @@ class Aligner:
 
         flat = answers.map(lambda x: x.flatten(0, 1).to(self.device, torch.float32))
         pose, shape = flat.full_pose, torch.cat([flat.betas, flat.expression], 1)
+        if world is None:
+            world = torch.full((*keypoints_2d.shape[:2], 3), torch.nan)
+        middle = (weight[..., None] * rays).sum(1) / weight.sum(1, keepdim=True).clamp_min(1e-6)
+        sight = torch.nn.functional.normalize(torch.nn.functional.pad(middle, (0, 1), value=1.0))
+        known = self._depth.known(
+            pose, shape, each(sight), each(world.to(rays)), each(keypoints_2d[..., 2].to(rays))
+        )
         problem = _Problem(
-            self._sliced(conventions), self._trunk, config, each(rays), each(weight), each(unit),
-            pose, shape, _uprightness(self._trunk, pose, shape), flat.betas.shape[1],
+            self._sliced(conventions), self._depth, config, each(rays), each(weight), each(unit),
+            pose, shape, known, flat.betas.shape[1],
         )  # fmt: skip
         state = _descend(problem, problem.begin(), config.steps)
         cost = state.cost.view(batch, count) - config.score * scores.log_softmax(-1)
@@ -166,14 +173,6 @@ def _size(rays: Tensor, weight: Tensor) -> Tensor:
     middle = (weight[..., None] * rays).sum(1) / total[:, None]
     off = (rays - middle[:, None]).square().sum(-1)
     return 3.3 * ((weight * off).sum(1) / total).sqrt().clamp_min(1e-5)
-
-
-def _uprightness(trunk: SlicedBody, pose: Tensor, shape: Tensor) -> Tensor:
-    """(N,) 1 for a trunk upright in the picture, half at 30 degrees of roll, 0 for who hangs."""
-    ends = sliced_forward(trunk, pose, shape, pose.new_zeros(len(pose), 3)).points
-    along = ends[:, 1] - ends[:, 0]
-    roll = torch.atan2(along[:, 0], -along[:, 1])
-    return 1 / (1 + (roll / _UPRIGHT_ROLL) ** 4)
 
 
 def place(points: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
@@ -228,19 +227,20 @@ class _Problem:
     """N answers; unknown are root and body rotations, betas, and the translation."""
 
     sliced: SlicedBody
-    trunk: SlicedBody
+    depth: DepthSpans
     config: AlignConfig
     rays: Tensor  # (N, P, 2)
     weight: Tensor  # (N, P)
     unit: Tensor  # (N,) noise, in the rays' units
     pose: Tensor  # (N, 55, 3) as answered
     shape: Tensor  # (N, S) as answered
-    upright: Tensor  # (N,) how upright in the picture, 0 to 1
+    known: DepthKnown
     num_betas: int
 
     def take(self, index: Tensor) -> "_Problem":
-        names = ("rays", "weight", "unit", "pose", "shape", "upright")
-        return replace(self, **{k: getattr(self, k)[index] for k in names})
+        names = ("rays", "weight", "unit", "pose", "shape")
+        some = {name: getattr(self, name)[index] for name in names}
+        return replace(self, known=self.known.take(index), **some)
 
     def begin(self) -> _State:
         """Start as answered, placed anew."""
@@ -300,30 +300,8 @@ class _Problem:
         cost = cost + (tie * away.square()).sum(1)
         gradient = (jacobian.mT @ residual[..., None])[..., 0] + tie * away
         matrix = jacobian.mT @ jacobian + torch.diag(tie)
-        lean, pull, by_lean = self._lean(pose, shape, transl)
-        cost = cost + pull
-        gradient = gradient + by_lean * lean[:, None]
-        matrix = matrix + by_lean[:, :, None] * by_lean[:, None]
-        return _State(pose, shape, transl, turned, cost, gradient, matrix)
-
-    def _lean(self, pose: Tensor, shape: Tensor, transl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The trunk's residual (N,), its cost (N,), and its derivatives (N, U)."""
-        posed = sliced_forward(self.trunk, pose, shape, transl)
-        along = posed.points[:, 1] - posed.points[:, 0]
-        unit = self.config.upright * _TRUNK_M
-        lean = along[:, 2] / unit
-        limit = _UPRIGHT_LIMIT**2
-        cost = self.upright * lean.square() * limit / (limit + lean.square())
-        strength = self.upright.sqrt() * limit / (limit + lean.square())
-        rows = pose.new_zeros(len(pose), 2, 1, 3)
-        rows[:, 0, 0, 2], rows[:, 1, 0, 2] = -strength / unit, strength / unit
-        by_pose, by_shape, _ = sliced_jacobian(self.trunk, posed, rows, root_on_manifold=True)
-        pose_part = pose.new_zeros(len(pose), NUM_BODY_ROTATIONS, 3)
-        by_pose = by_pose.sum(1)
-        pose_part[:, : by_pose.shape[1]] = by_pose
-        zero = torch.zeros_like(transl)
-        parts = [pose_part.flatten(1), by_shape.sum(1)[:, : self.num_betas], zero]
-        return lean * strength, cost, torch.cat(parts, 1)
+        pull, slope, curve = self.depth.term(pose, shape, self.known, self.num_betas)
+        return _State(pose, shape, transl, turned, cost + pull, gradient + slope, matrix + curve)
 
 
 def _descend(problem: _Problem, state: _State, steps: int) -> _State:

@@ -7,7 +7,7 @@ from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.mocap import packaged_motion
 from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.sliced import sliced_forward
-from regressor.lifter.align import ALIGN_POINTS, AlignConfig, Aligner, place
+from regressor.lifter.align import ALIGN_POINTS, Aligner, place
 from regressor.lifter.people import draw_people, show
 from regressor.lifter.predict import POINTS, POINTS_IN_FIT, load_lifter
 
@@ -123,29 +123,40 @@ def test_who_is_right_stays(lifter, seen):
     torch.testing.assert_close(found.params.body_pose, flat.body_pose, atol=0.06, rtol=0)
 
 
-def test_the_matrix_and_the_gradient_are_those_of_the_cost(lifter, seen):
-    """The gradient against finite differences, where no point counts as an outlier."""
+def doubled(sliced):
+    """A sliced body in double precision."""
+    values = vars(sliced).items()
+    return type(sliced)(
+        **{k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in values}
+    )
+
+
+def test_the_gradient_is_that_of_the_cost(lifter, seen):
+    """Against finite differences, with points, the network's own word and all that depth knows."""
     from regressor.lifter.align import _Problem
 
-    aligner = Aligner(lifter.body, AlignConfig(outlier=1e4))
-    keypoints = seen[0][:3]
+    generator = torch.Generator().manual_seed(0)
+    aligner = Aligner(lifter.body)
+    depth = aligner._depth
+    depth._sliced, depth._matrix = doubled(depth._sliced), depth._matrix.double()
+    depth._limit = depth._limit.double()
+    keypoints = seen[0][:3].double()
     params = lifter(keypoints, *cameras(3)).map(lambda x: x[:, 0].double())
-    points = keypoints[:, [FIT_KEYPOINTS.index(name) for name in ALIGN_POINTS]].double()
-    sliced, trunk = (
-        type(s)(**{k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v
-                   for k, v in vars(s).items()})
-        for s in (aligner._sliced(()), aligner._trunk)
-    )  # fmt: skip
+    pose, shape = params.full_pose, torch.cat([params.betas, params.expression], 1)
+    sight = torch.nn.functional.normalize(torch.tensor([[0.1, 0.2, 1], [0, 0, 1], [-0.3, 0, 1]]))
+    world = 0.4 * torch.randn(3, len(FIT_KEYPOINTS), 3, generator=generator).double()
+    world[0] = torch.nan
+    known = depth.known(pose, shape, sight.double(), world, torch.ones(3, len(FIT_KEYPOINTS)))
+    assert (known.weight[0, :-1] == 0).all() and (known.weight[1:, :-1] == 1).all()
+    points = keypoints[:, [FIT_KEYPOINTS.index(name) for name in ALIGN_POINTS]]
     problem = _Problem(
-        sliced, trunk, aligner.config, points[..., :2] / FOCAL, points[..., 2].clamp(0, 1),
-        torch.full((3,), 0.02).double(), params.full_pose,
-        torch.cat([params.betas, params.expression], 1), torch.tensor([1.0, 0.5, 0.1]).double(),
+        doubled(aligner._sliced(())), depth, aligner.config, points[..., :2] / FOCAL,
+        points[..., 2].clamp(0, 1), torch.full((3,), 0.02).double(), pose, shape, known,
         params.betas.shape[1],
     )  # fmt: skip
     state = problem.begin()
     size = state.gradient.shape[1]
-    off = torch.randn(3, size, generator=torch.Generator().manual_seed(0)).double()
-    moved = problem.step(state, 0.02 * off)
+    moved = problem.step(state, 0.02 * torch.randn(3, size, generator=generator).double())
     eps = 1e-6
     for column in (0, 1, 2, 5, 30, 60, 66, 75, 76, 77, 78):
         delta = torch.zeros(3, size).double()
@@ -153,6 +164,34 @@ def test_the_matrix_and_the_gradient_are_those_of_the_cost(lifter, seen):
         up, down = (problem.step(moved, sign * delta).cost for sign in (1, -1))
         slope = (up - down) / (2 * eps)
         torch.testing.assert_close(2 * moved.gradient[:, column], slope, rtol=1e-4, atol=1e-4)
+
+
+def test_a_guess_of_depth_turns_the_knees_to_where_it_says(lifter):
+    """Who sits facing the camera: the shin's depth hangs on the guess, the picture stays."""
+    aligner, count = Aligner(lifter.body), 2
+    answers = lifter.answers(torch.zeros(count, len(FIT_KEYPOINTS), 3), *cameras(count))
+    truth = answers.params.map(lambda x: torch.zeros_like(x))
+    truth.global_orient[..., 0] = torch.pi
+    truth.body_pose[:, :, :2, 0] = -0.3  # both thighs a little to the front
+    truth.transl[..., 2] = 4
+    flat = truth.map(lambda x: x[:, 0])
+    shape = torch.cat([flat.betas, flat.expression], 1)
+    points = sliced_forward(aligner._sliced(()), flat.full_pose, shape, flat.transl).points
+    rows = [FIT_KEYPOINTS.index(name) for name in ALIGN_POINTS]
+    keypoints = torch.zeros(count, len(FIT_KEYPOINTS), 3)
+    keypoints[:, rows, :2] = FOCAL * points[..., :2] / points[..., 2:]
+    keypoints[:, rows, 2] = 1
+    world = torch.full((count, len(FIT_KEYPOINTS), 3), torch.nan)
+    world[:, rows] = points
+    for side in ("left", "right"):  # nearer to the camera for one, farther for the other
+        knee = FIT_KEYPOINTS.index(f"{side}_knee")
+        world[:, knee, 2] += torch.tensor([-0.25, 0.25])
+    found = aligner(truth, torch.zeros(count, 4), keypoints, *cameras(count), world=world)
+    full = found.params.full_pose[:, :22]
+    joints = lifter.skeleton(rotvec_to_rotmat(full), found.params.betas)
+    thighs = joints[:, [4, 5], 2] - joints[:, [1, 2], 2]
+    assert (thighs[1] - thighs[0] > 0.08).all()
+    assert pixels_off(aligner, found.params, keypoints) < 0.02
 
 
 def test_places_are_found_exactly():
