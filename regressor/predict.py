@@ -245,10 +245,9 @@ def _table(store: "FitStore", run_id: str, counts: Counter, seconds: float) -> s
 
     columns = ["status", "person_height_px", *(f"residual_{part}_px" for part in PARTS)]
     statuses: Counter = Counter()
-    tables = store.iter_tables(columns, run_id)
-    parts: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-    shares: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-    for table in tables:
+    parts: dict[str, list[np.ndarray]] = {part: [np.zeros(0)] for part in PARTS}
+    shares: dict[str, list[np.ndarray]] = {part: [np.zeros(0)] for part in PARTS}
+    for table in store.iter_tables(columns, run_id):
         statuses.update(table["status"].to_pylist())
         height = table["person_height_px"].to_numpy()
         for part in PARTS:
