@@ -21,7 +21,7 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import compose_rotvecs
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward, sliced_jacobian
 from bodymodel.spec import keypoint_part
-from regressor.lifter.depth import DepthKnown, DepthSpans
+from regressor.lifter.depth import DepthKnown, DepthPull
 from regressor.lifter.network import NUM_BODY_ROTATIONS
 
 __all__ = ["ALIGN_POINTS", "AlignConfig", "Aligned", "Aligner", "place"]
@@ -97,7 +97,7 @@ class Aligner:
         self.config = config or AlignConfig()
         self.device = torch.device(device)
         self._sliced = lru_cache(maxsize=8)(self._slice)
-        self._depth = DepthSpans(body, self.config.upright, self.device)
+        self._depth = DepthPull(body, self.config.upright, self.device)
 
     def _slice(self, conventions: tuple[str, ...]) -> SlicedBody:
         # correctives below a millimetre move no point by as much as a keypoint is off
@@ -227,7 +227,7 @@ class _Problem:
     """N answers; unknown are root and body rotations, betas, and the translation."""
 
     sliced: SlicedBody
-    depth: DepthSpans
+    depth: DepthPull
     config: AlignConfig
     rays: Tensor  # (N, P, 2)
     weight: Tensor  # (N, P)

@@ -134,12 +134,11 @@ def doubled(sliced):
 def test_the_gradient_is_that_of_the_cost(lifter, seen):
     """Against finite differences, with points, the network's own word and all that depth knows."""
     from regressor.lifter.align import _Problem
+    from regressor.lifter.depth import DepthPull
 
     generator = torch.Generator().manual_seed(0)
     aligner = Aligner(lifter.body)
-    depth = aligner._depth
-    depth._sliced, depth._matrix = doubled(depth._sliced), depth._matrix.double()
-    depth._limit = depth._limit.double()
+    depth = DepthPull(lifter.body, aligner.config.upright, dtype=torch.float64)
     keypoints = seen[0][:3].double()
     params = lifter(keypoints, *cameras(3)).map(lambda x: x[:, 0].double())
     pose, shape = params.full_pose, torch.cat([params.betas, params.expression], 1)
