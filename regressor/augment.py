@@ -2,11 +2,12 @@
 
 Ranges are ExPose's released ones (its ``conf.yaml``). What turns a person into their mirror image
 exchanges left and right in every label; expression components have no mirror and are dropped.
+Hands alone are all right hands: a left one is mirrored.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from bodymodel.keypoints import flip_order
 from bodymodel.rotations import rotvec_to_rotmat
 from regressor.crops import AffineCrop
-from regressor.examples import Example
+from regressor.examples import Example, Modality
 from regressor.expose import Pictures
 from regressor.kinematics import BODY_MIRROR, ROTATIONS, mirror_rotations
 from regressor.targets import Targets
@@ -36,7 +37,7 @@ class AugmentConfig:
     """How far crops are drawn from the plain one."""
 
     body_margin: float = 1.2
-    """Side of the body's crop over the tight box."""
+    """Side of the crop over the tight box."""
     scale: float = 0.25
     """Deviation of the size, relative; drawn sizes are at most this far off."""
     rotation_deg: float = 30.0
@@ -45,15 +46,35 @@ class AugmentConfig:
     """How often crops are turned at all."""
     shift: float = 0.05
     """Deviation of the middle, of the side."""
+    shift_uniform: bool = False
+    """Draw the shift evenly up to ``shift`` instead."""
     flip_share: float = 0.5
-    """How often crops are mirrored."""
+    """How often crops are mirrored; hands alone never are but to become right ones."""
     colour: float = 0.4
     """Channels are scaled by 1 +- this."""
+    shrink: tuple[float, ...] = ()
+    """Pixels become larger by one of these, as those of a hand in a whole person's photo are."""
 
     @classmethod
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
         return cls(scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0)
+
+    @classmethod
+    def of(cls, modality: Modality) -> "AugmentConfig":
+        """What ExPose released for people, for hands alone and for heads alone.
+
+        Parts: twice the box, as the attention's crops; middles up to a fifth of the box off;
+        one of six (heads: seven) resolutions.
+        """
+        if modality is Modality.BODY:
+            return cls()
+        part = cls(body_margin=2.0, shift=0.2, shift_uniform=True, shrink=(1, 1.2, 1.5, 2, 3, 4))
+        return part if modality is Modality.HAND else replace(part, shrink=(*part.shrink, 8))
+
+    def plain(self) -> "AugmentConfig":
+        """The plain crop of the same margin."""
+        return replace(AugmentConfig.none(), body_margin=self.body_margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +83,26 @@ class Batch:
 
     Attributes:
         pictures: Pixels and crops; pixel coordinates are those of the photo, mirrored where the
-            crop is.
-        targets: Labels in the same frames.
+            crop is. Of hands or heads alone, ``body_crop`` is the part's crop.
+        targets: Labels in the same frames. Of hands or heads alone, ``global_orient`` is the
+            part's own rotation to the camera, and hands are right ones.
         sources: Of each example.
         keys: Of each example.
+        start: Hands or heads alone: where their network starts instead of at the mean, by the
+            names of its layout: values, and (B,) for whom (see ``regressor.conditioning``).
+        parts: Hands and heads alone that are learned from in the same step.
     """
 
     pictures: Pictures
     targets: Targets
     sources: tuple[str, ...]
     keys: tuple[str, ...]
+    start: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    parts: Mapping[Modality, "Batch"] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many whole persons."""
+        return len(self.keys)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return it on a device."""
@@ -84,7 +115,13 @@ class Batch:
             moved(self.pictures.source_crop),
             moved(self.pictures.body_crop),
         )
-        return Batch(pictures, self.targets.to(device), self.sources, self.keys)
+        return replace(
+            self,
+            pictures=pictures,
+            targets=self.targets.to(device),
+            start={k: (v.to(device), who.to(device)) for k, (v, who) in self.start.items()},
+            parts={kind: part.to(device) for kind, part in self.parts.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +142,9 @@ def make_batch(
     """Cut the pictures and turn the labels along.
 
     Args:
-        examples: Of whole persons.
+        examples: Of whole persons, or all of hands or of heads alone; may be none.
         config: What is drawn.
-        body_size: Side of the body network's crop.
+        body_size: Side of the network's crop.
         source_size: Side of the pixels at hand, from which parts are cut; larger is sharper.
         rng: What draws.
 
@@ -115,13 +152,21 @@ def make_batch(
         The batch; ``pictures.source`` is uint8 until ``Batch.to``.
     """
     cuts = [_cut(example, config, body_size, source_size, rng) for example in examples]
+
+    def stacked(tensors: list[Tensor], *shape: int) -> Tensor:
+        return torch.stack(tensors) if tensors else torch.zeros(0, *shape)
+
+    none = Targets.unknown(0)
     targets = Targets(
-        **{f.name: torch.stack([cut.targets[f.name] for cut in cuts]) for f in fields(Targets)}
+        **{
+            f.name: stacked([cut.targets[f.name] for cut in cuts], *getattr(none, f.name).shape[1:])
+            for f in fields(Targets)
+        }
     )
     pictures = Pictures(
-        torch.stack([cut.source for cut in cuts]),
-        AffineCrop(torch.stack([cut.source_crop for cut in cuts]), source_size),
-        AffineCrop(torch.stack([cut.body_crop for cut in cuts]), body_size),
+        stacked([cut.source for cut in cuts], 3, source_size, source_size),
+        AffineCrop(stacked([cut.source_crop for cut in cuts], 2, 3), source_size),
+        AffineCrop(stacked([cut.body_crop for cut in cuts], 2, 3), body_size),
     )
     return Batch(
         pictures, targets, tuple(e.source for e in examples), tuple(e.key for e in examples)
@@ -138,13 +183,16 @@ def _cut(
     image = example.picture.load()
     width = image.shape[1]
     flip = rng.random() < config.flip_share
+    if example.modality is Modality.HAND:
+        flip = not example.is_right
     angle = 0.0
     if rng.random() < config.rotation_share:
         limit = 2 * config.rotation_deg
         angle = math.radians(np.clip(config.rotation_deg * rng.standard_normal(), -limit, limit))
     scale = 1 + np.clip(config.scale * rng.standard_normal(), -config.scale, config.scale)
     center = np.asarray(example.center_px, np.float64).copy()
-    center += config.shift * example.side_px * rng.standard_normal(2)
+    off = rng.uniform(-1, 1, 2) if config.shift_uniform else rng.standard_normal(2)
+    center += config.shift * example.side_px * off
     if flip:  # the photo itself is mirrored, so every frame below is that of a common photo
         image = image[:, ::-1]
         center[0] = width - center[0]
@@ -163,6 +211,8 @@ def _cut(
     gain = 1 + config.colour * rng.uniform(-1, 1, 3)
     if config.colour:
         pixels = np.clip(pixels * gain, 0, 255).astype(np.uint8)
+    if config.shrink:
+        pixels = _coarse(pixels, float(rng.choice(config.shrink)))
     targets = _turn(_labels(example), angle, flip, width)
     return _Cut(
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -194,6 +244,18 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     cut = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box)
     out[y0:y1, x0:x1] = np.asarray(cut)
     return out
+
+
+def _coarse(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Return a picture (S, S, 3) with less detail: the nearest pixels, then bilinearly enlarged."""
+    from PIL import Image
+
+    size = len(pixels)
+    small = max(2, round(size / factor))
+    if small >= size:
+        return pixels
+    shrunk = Image.fromarray(pixels).resize((small, small), Image.Resampling.NEAREST)
+    return np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _labels(example: Example) -> dict[str, Tensor]:

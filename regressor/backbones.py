@@ -33,6 +33,8 @@ class BackboneConfig:
     """ResNet's channels after the first convolution."""
     image_size: int = 224
     """vit only: the size its positions are for."""
+    last_stage: bool = True
+    """hrnet only: run stage 4, which ExPose's release builds and never runs."""
 
     @classmethod
     def tiny(cls) -> "BackboneConfig":
@@ -133,7 +135,7 @@ def _vit(config: BackboneConfig) -> tuple[nn.Module, dict[int, int]]:
 def _hrnet(config: BackboneConfig) -> tuple[nn.Module, dict[int, int]]:
     from regressor.hrnet import HRNet
 
-    body = HRNet(config.widths[0])
+    body = HRNet(config.widths[0], config.last_stage)
     return body, body.channels
 
 

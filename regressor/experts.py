@@ -123,7 +123,13 @@ class Expert(nn.Module):
         mean: (layout.size,) where they start.
         head: The regressor.
         mixed: See Pool.
+
+    Attributes:
+        precision: What the encoder computes in (autocast); float32 if None. The regressor, and all
+            that follows it, is float32: a bfloat16 of a rotation is off by a quarter of a degree.
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(
         self,
@@ -141,4 +147,9 @@ class Expert(nn.Module):
 
     def forward(self, crop: Tensor, start: Tensor | None = None) -> list[Tensor]:
         """(B, 3, S, S) in 0..1 -> the flat parameters after each stage, (B, layout.size) each."""
-        return self.head(self.pool(self.backbone(normalise(crop))), start)
+        crop = normalise(crop)
+        if self.precision is None:
+            return self.head(self.pool(self.backbone(crop)), start)
+        with torch.autocast(crop.device.type, self.precision):
+            features = self.pool(self.backbone(crop))
+        return self.head(features.float(), start)

@@ -7,7 +7,7 @@ it. Sizes, weights and switches cite the paper and the configuration that was re
 checkpoint where the two differ.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -62,8 +62,8 @@ class ExposeConfig:
 
     @classmethod
     def released(cls) -> "ExposeConfig":
-        """The hand's crop is three times its joints' box there."""
-        return cls(hand_box=3.0)
+        """Its hand's crop is three times the joints' box, and HRNet's last stage never runs."""
+        return cls(body=replace(BackboneConfig.hrnet(), last_stage=False), hand_box=3.0)
 
     @classmethod
     def tiny(cls) -> "ExposeConfig":

@@ -72,4 +72,11 @@ class LossWeights:
     expression: float = 1.0
     betas: float = 0.001
     betas_margin: float = 1.0
+    alone_2d: float = 1.0
+    """Hands and heads alone: 2D points in units of their crop."""
+    alone_3d: float = 0.0
+    """3D points around their middle (released: 1 for hands, but from a step never reached)."""
+    alone_rotations: float = 1.0
+    alone_expression: float = 1.0
+    alone_betas: float = 1.0
     reduction: Reduction = "sum"
