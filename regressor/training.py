@@ -260,7 +260,7 @@ def train_loop(
             if journal:
                 journal.write(step, figures)
         # the first one measures and writes; what follows from it, all do alike
-        ends = rank.any(step == config.steps or stop())
+        ends = rank.any(stop() or step == config.steps)
         if check and (step % config.check_every == 0 or ends):
             found = rank.figures_of_first(average.evaluate(model, check) if rank.first else {})
             figures |= {f"held_out/{k}": v for k, v in found.items()}
