@@ -57,7 +57,7 @@ class IterativeRegressor(nn.Module):
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> list[Tensor]:
         """(B, F), (B, size) or the mean -> the parameters after each stage, (B, size) each."""
-        params = self.mean.expand(len(features), -1) if start is None else start
+        params = self.mean.expand(features.shape[0], -1) if start is None else start
         answers = []
         for stage in range(self.config.stages):
             step = self.steps[0 if self.config.shared else stage]

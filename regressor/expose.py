@@ -279,7 +279,8 @@ class Expose(nn.Module):
             everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
             scale = config.head_box if name == "head" else config.hand_box
             center, side = box_around(points, everywhere, scale)
-        flip = torch.full_like(side, name == "left_hand", dtype=torch.bool)
+        constant = torch.ones_like if name == "left_hand" else torch.zeros_like
+        flip = constant(side, dtype=torch.bool)
         return AffineCrop.from_boxes(center, side.clamp_min(_NOWHERE_PX), size, flip=flip)
 
     def _look_at_hand(
@@ -292,7 +293,7 @@ class Expose(nn.Module):
             wrist, pose = mirror_rotations(wrist), mirror_rotations(pose)
         layout = self.layouts["hand"]
         start = layout.replace(
-            self.hand.head.mean.expand(len(look), -1), {"wrist": wrist, "hand_pose": pose}
+            self.hand.head.mean.expand(look.shape[0], -1), {"wrist": wrist, "hand_pose": pose}
         )
         values = layout.split(self.hand(look, start)[-1])
         if name == "left_hand":
@@ -302,7 +303,7 @@ class Expose(nn.Module):
 
     def _look_at_head(self, look: Tensor, body: Regressed) -> dict[str, Tensor]:
         layout = self.layouts["head"]
-        mean = self.head.head.mean.expand(len(look), -1)
+        mean = self.head.head.mean.expand(look.shape[0], -1)
         expression = torch.nn.functional.pad(body.expression, (0, 40))
         start = layout.replace(
             mean, {"jaw_pose": body.rotations[:, [22]], "expression": expression}
