@@ -122,7 +122,8 @@ class AffineCrop:
         rows, columns = torch.meshgrid(steps, steps, indexing="ij")
         grid = torch.stack([columns, rows], -1).reshape(1, -1, 2)
         points = self.to_image(grid.expand(image.shape[0], -1, -1).to(self.matrix.dtype))
-        unit = 2 * points / points.new_tensor([width, height]) - 1
+        # not by a tensor of both sizes: that would be a constant in an exported model
+        unit = torch.stack([2 * points[..., 0] / width - 1, 2 * points[..., 1] / height - 1], -1)
         unit = unit.view(-1, self.size, self.size, 2).to(image.dtype)
         return torch.nn.functional.grid_sample(
             image, unit, mode="bilinear", padding_mode="zeros", align_corners=False
