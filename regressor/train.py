@@ -35,6 +35,8 @@ class TrainConfig:
     """Folder of this training: weights, state, figures."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
+    decisions: str | None = None
+    """Database (path or URL) or Parquet file of decisions. [decisions.sqlite in each store]"""
     size: Size = "small"
     """Encoders: tiny and small for a CPU, resnet18, resnet50, hrnet (the paper's) for a GPU."""
     body: str = "open"
@@ -122,7 +124,7 @@ def train(config: TrainConfig) -> int:
     rank = Rank.from_environment(device)
     if config.smoke:
         config = _smoke(config, rank)
-    sources = [_open_source(path, config.fits, body) for path in config.data]
+    sources = [_open_source(path, config, body) for path in config.data]
     if not sources:
         raise UsageError(
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
@@ -264,7 +266,7 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _open_source(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
+def _open_source(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
     """Open a store of fits, a folder of rendered people, or labels; or close-ups of any of them."""
     from regressor.close_ups import close_ups
     from regressor.examples import Modality, modality_of
@@ -272,7 +274,7 @@ def _open_source(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
 
     for prefix, modality in (("hands:", Modality.HAND), ("heads:", Modality.HEAD)):
         if str(path).startswith(prefix):
-            people = _open_source(Path(str(path).removeprefix(prefix)), fits, body)
+            people = _open_source(Path(str(path).removeprefix(prefix)), config, body)
             if modality_of(people) is not Modality.BODY:
                 raise UsageError(f"{path}: these are no whole people; leave {prefix} away")
             parts = close_ups(people, modality)
@@ -282,9 +284,9 @@ def _open_source(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
     if any(path.glob("labels-*.npz")):
         return SyntheticPeople.open(path)
     if (path / "meta").is_dir():
-        return _open_store(path, fits, body)
+        return _open_store(path, config, body)
     if (path / "fits" / "meta").is_dir():
-        return _open_store(path / "fits", fits, body)
+        return _open_store(path / "fits", config, body)
     return _open_labels(path, body)
 
 
@@ -302,15 +304,20 @@ def _open_labels(path: Path, body: "BodyData") -> "ExampleSource":
         ) from None
 
 
-def _open_store(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
+def _open_store(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
     from curation.store import FitStore
     from regressor.from_store import accepted_parts, fits_of_store
 
     store = FitStore(path)
-    accepted = accepted_parts(path) if fits == "accepted" else None
+    accepted = None
+    if config.fits == "accepted":
+        try:
+            accepted = accepted_parts(path, config.decisions)
+        except (FileNotFoundError, ValueError) as error:
+            raise UsageError(str(error)) from None
     source = fits_of_store(store, accepted)
     if not len(source):
-        what = "accepted fits" if fits == "accepted" else "fits whose status is ok"
+        what = "accepted fits" if config.fits == "accepted" else "fits whose status is ok"
         raise UsageError(
             f"{path} has no {what}; review it with python -m annotate_ui {path.parent}, or train "
             "on every fit that converged with --fits ok"
