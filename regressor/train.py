@@ -179,6 +179,7 @@ def train(config: TrainConfig) -> int:
         status = "done" if done else "stopped; run the same command again to go on"
         summary = {k: round(v, 4) for k, v in figures.items() if k.startswith("held_out/")}
         print(json.dumps({"train": status, "out": str(config.out), **summary}))  # noqa: T201
+    rank.leave()
     return 0 if done else 130
 
 
