@@ -212,9 +212,7 @@ def train_loop(
         The last figures.
     """
     dtype = _precision(config, rank.device)
-    for module in model.modules():
-        if isinstance(module, Expert):
-            module.precision = dtype
+    _compute_in(model, dtype)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay
@@ -262,7 +260,9 @@ def train_loop(
         # the first one measures and writes; what follows from it, all do alike
         ends = rank.any(stop() or step == config.steps)
         if check and (step % config.check_every == 0 or ends):
+            _compute_in(model, None)  # measured as it will be used
             found = rank.figures_of_first(average.evaluate(model, check) if rank.first else {})
+            _compute_in(model, dtype)
             figures |= {f"held_out/{k}": v for k, v in found.items()}
             if journal:
                 journal.write(step, {f"held_out/{k}": v for k, v in found.items()})
@@ -283,6 +283,7 @@ def train_loop(
             break
     if journal:
         journal.close()
+    _compute_in(model, None)
     rank.wait()  # nobody reads weights that are still being written
     return figures
 
@@ -313,6 +314,12 @@ def _precision(config: LoopConfig, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype | None) -> None:
+    for module in model.modules():
+        if isinstance(module, Expert):
+            module.precision = dtype
 
 
 def _wrap(learner: Learner, rank: Rank) -> nn.Module:

@@ -79,13 +79,20 @@ def test_the_loss_falls_as_in_single_precision(tmp_path, rendered, open_body):
         config = LoopConfig(
             steps=80, learning_rate=5e-4, warm_up=5, save_every=1000, mixed_precision=mixed
         )
+        precisions = set()
+
+        def check(averaged, precisions=precisions):
+            precisions |= {averaged.hand.precision, averaged.body.precision}
+            return {"error": 0.0}
+
         train_loop(
             model, same, config, LossWeights(part_2d=0.0), tmp_path / str(mixed),
             Rank(0, 1, torch.device("cpu")), open_body.sha256,
-            tell=lambda step, figures, curve=curve: curve.append(figures["loss"]),
+            check=check, tell=lambda step, figures, curve=curve: curve.append(figures["loss"]),
         )  # fmt: skip
+        assert precisions == {None} == {model.head.precision}  # measured in single precision
     exact, half = (torch.tensor(curves[mixed]) for mixed in (False, True))
-    assert len(exact) == 8
+    assert len(exact) == 9  # and once more with the check at the end
     assert exact[-1] < 0.5 * exact[0] and half[-1] < 0.5 * half[0]
     off = (half - exact).abs() / exact
     assert off.mean() < 0.15 and off.max() < 0.3, (exact, half)
