@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_people import RunFitter
 from rendered import Places, body_pct, index, lean_deg, mpjpe_mm, params_of, rendered_people
 
 from curation.datasets import open_dataset
