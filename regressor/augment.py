@@ -49,11 +49,19 @@ class AugmentConfig:
     """How often crops are mirrored."""
     colour: float = 0.4
     """Channels are scaled by 1 +- this."""
+    contrast: float = 0.0
+    """Deviation from grey is scaled by a factor of 1/(1 + this) to 1 + this (not in ExPose)."""
+    low_resolution_share: float = 0.0
+    """How often the picture is made coarse, by a factor of up to 3 (ExPose does so for its parts'
+    own data sets, not for the body)."""
 
     @classmethod
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
-        return cls(scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0)
+        return cls(
+            scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0, contrast=0,
+            low_resolution_share=0,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +153,12 @@ def _cut(
     scale = 1 + np.clip(config.scale * rng.standard_normal(), -config.scale, config.scale)
     center = np.asarray(example.center_px, np.float64).copy()
     center += config.shift * example.side_px * rng.standard_normal(2)
-    if flip:  # the photo itself is mirrored, so every frame below is that of a common photo
-        image = image[:, ::-1]
+    at = center.copy()  # in the photo as it is; every frame below is that of the mirrored photo
+    if flip:
         center[0] = width - center[0]
     side = config.body_margin * example.side_px * scale
 
-    def crop(size: int, side: float, angle: float) -> Tensor:
+    def crop(size: int, side: float, angle: float, center: np.ndarray = center) -> Tensor:
         return AffineCrop.from_boxes(
             torch.tensor(center[None], dtype=torch.float32),
             torch.tensor([side], dtype=torch.float32),
@@ -159,10 +167,17 @@ def _cut(
         ).matrix[0]
 
     source_crop = crop(source_size, SOURCE_MARGIN * side, 0.0)
-    pixels = _warp(image, source_crop.numpy(), source_size)
+    pixels = _warp(image, crop(source_size, SOURCE_MARGIN * side, 0.0, at).numpy(), source_size)
+    if flip:  # a mirrored crop is a crop of the mirrored photo, and costs less
+        pixels = pixels[:, ::-1]
     gain = 1 + config.colour * rng.uniform(-1, 1, 3)
-    if config.colour:
-        pixels = np.clip(pixels * gain, 0, 255).astype(np.uint8)
+    if config.low_resolution_share and rng.random() < config.low_resolution_share:
+        pixels = _coarsen(np.ascontiguousarray(pixels), rng.uniform(1.2, 3.0))
+    if config.contrast:
+        stretch = math.log1p(config.contrast)
+        pixels = _recolour(pixels, gain, math.exp(rng.uniform(-stretch, stretch)))
+    elif config.colour:
+        pixels = _recolour(pixels, gain, 1.0)
     targets = _turn(_labels(example), angle, flip, width)
     return _Cut(
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -196,16 +211,34 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
+def _recolour(pixels: np.ndarray, gain: np.ndarray, contrast: float) -> np.ndarray:
+    """Scale channels by gains and distances from grey by the contrast, by way of a table."""
+    levels = 128 + contrast * (np.arange(256)[:, None] * gain - 128)
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    return np.stack([table[:, c][pixels[..., c]] for c in range(3)], -1)
+
+
+def _coarsen(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Lose detail finer than so many pixels."""
+    from PIL import Image
+
+    size = pixels.shape[0]
+    small = Image.fromarray(pixels).resize((max(8, int(size / factor)),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
+
+
 def _labels(example: Example) -> dict[str, Tensor]:
-    labels = Targets.unknown(1)
-    rotations, weight = labels.rotations[0], labels.rotation_weight[0]
+    rotvecs, weight = np.zeros((55, 3), np.float32), np.zeros(55, np.float32)
     for name in ROTATIONS:
         if name in example.params:
             joints = list(_JOINTS[name])
-            value = torch.as_tensor(np.asarray(example.params[name], np.float32)).view(-1, 3)
-            rotations[joints] = rotvec_to_rotmat(value)
-            weight[joints] = torch.as_tensor(example.weights.get(name, 1.0), dtype=torch.float32)
+            rotvecs[joints] = np.asarray(example.params[name], np.float32).reshape(-1, 3)
+            weight[joints] = example.weights.get(name, 1.0)
+    labels = Targets.unknown(1)
     out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
+    # all in one go: many small conversions cost more than the network's crop
+    out["rotations"] = rotvec_to_rotmat(torch.from_numpy(rotvecs))
+    out["rotation_weight"] = torch.from_numpy(weight)
     out["keypoints_2d"] = torch.as_tensor(np.nan_to_num(example.keypoints_2d).astype(np.float32))
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):

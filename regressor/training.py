@@ -6,9 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class LoopConfig:
     weight_decay: float = 1e-4
     milestones: tuple[float, ...] = (0.6, 0.85)
     """Shares of the steps after which the rate falls to a tenth (released: epochs 60 and 100)."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """``cosine`` falls all the way instead, for short trainings that end at a known step."""
     warm_up: int = 50
     gradient_norm: float = 5.0
     average: float = 0.999
@@ -114,8 +116,11 @@ class Journal:
 
 def rate_at(config: LoopConfig, step: int) -> float:
     """The learning rate of a step."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1))
+    if config.schedule == "cosine":
+        return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
     falls = sum(step >= share * config.steps for share in config.milestones)
-    return config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1)) * 0.1**falls
+    return rate * 0.1**falls
 
 
 def train_loop(
@@ -155,6 +160,7 @@ def train_loop(
     )
     average = _Average(model, config.average)
     step, best, since = _resume(folder, model, average, optimiser, rank)
+    model.use_precision(_precision(config, rank))
     wrapped = _wrap(model, rank)
     journal = Journal(folder, step) if rank.first else None
     scaler = torch.amp.GradScaler(enabled=config.mixed_precision and rank.device.type == "cuda")
@@ -165,8 +171,7 @@ def train_loop(
         for group in optimiser.param_groups:
             group["lr"] = rate_at(config, step)
         batch = batch.to(rank.device)
-        with _precision(config, rank):
-            output = wrapped(batch.pictures)
+        output = wrapped(batch.pictures)
         terms = expose_loss(model, output, batch.pictures, batch.targets, weights)
         loss = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad(set_to_none=True)
@@ -240,11 +245,10 @@ def _batches(mixture: Mixture, first: int, last: int, workers: int) -> Iterator[
     )
 
 
-def _precision(config: LoopConfig, rank: Rank) -> AbstractContextManager:
+def _precision(config: LoopConfig, rank: Rank) -> torch.dtype | None:
     if not config.mixed_precision:
-        return nullcontext()
-    dtype = torch.bfloat16 if rank.device.type == "cpu" else torch.float16
-    return torch.autocast(rank.device.type, dtype)
+        return None
+    return torch.bfloat16 if rank.device.type == "cpu" else torch.float16
 
 
 def _wrap(model: Expose, rank: Rank) -> nn.Module:
