@@ -243,7 +243,7 @@ def _labels(example: Example) -> dict[str, Tensor]:
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):
         if name in example.params:
-            value = torch.as_tensor(np.asarray(example.params[name], np.float32))[:10]
+            value = torch.as_tensor(np.array(example.params[name], np.float32))[:10]
             out[name][: len(value)] = value
             out[f"{name}_weight"] = torch.tensor(float(example.weights.get(name, 1.0)))
     return out

@@ -106,14 +106,13 @@ def _motion(config: SyntheticConfig):
 @lru_cache(maxsize=1)
 def _motion_of(mocap: Path | None, wants_held_out: bool):
     from bodymodel.mocap import load_mocap, packaged_motion, plausible_frames, retarget
-    from regressor.lifter.training import split_subjects
 
     if mocap is None:
         motion = packaged_motion()
     else:
         motion = retarget(load_mocap(mocap))
         motion = motion.take(plausible_frames(motion))
-    train, held_out = split_subjects(motion)
+    train, held_out = motion.split()
     return held_out if wants_held_out else train
 
 
