@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bodymodel.keypoints import flip_order
@@ -153,12 +154,12 @@ def _cut(
     scale = 1 + np.clip(config.scale * rng.standard_normal(), -config.scale, config.scale)
     center = np.asarray(example.center_px, np.float64).copy()
     center += config.shift * example.side_px * rng.standard_normal(2)
-    at = center.copy()  # in the photo as it is; every frame below is that of the mirrored photo
-    if flip:
+    at_x = center[0]
+    if flip:  # the photo itself is mirrored, so every frame below is that of a common photo
         center[0] = width - center[0]
     side = config.body_margin * example.side_px * scale
 
-    def crop(size: int, side: float, angle: float, center: np.ndarray = center) -> Tensor:
+    def crop(size: int, side: float, angle: float) -> Tensor:
         return AffineCrop.from_boxes(
             torch.tensor(center[None], dtype=torch.float32),
             torch.tensor([side], dtype=torch.float32),
@@ -167,7 +168,9 @@ def _cut(
         ).matrix[0]
 
     source_crop = crop(source_size, SOURCE_MARGIN * side, 0.0)
-    pixels = _warp(image, crop(source_size, SOURCE_MARGIN * side, 0.0, at).numpy(), source_size)
+    unmirrored = source_crop.numpy().copy()
+    unmirrored[0, 2] += unmirrored[0, 0] * (center[0] - at_x)
+    pixels = _warp(image, unmirrored, source_size)
     if flip:  # a mirrored crop is a crop of the mirrored photo, and costs less
         pixels = pixels[:, ::-1]
     gain = 1 + config.colour * rng.uniform(-1, 1, 3)
@@ -227,6 +230,9 @@ def _coarsen(pixels: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
 
 
+_UNKNOWN = {f.name: getattr(Targets.unknown(1), f.name)[0] for f in fields(Targets)}
+
+
 def _labels(example: Example) -> dict[str, Tensor]:
     rotvecs, weight = np.zeros((55, 3), np.float32), np.zeros(55, np.float32)
     for name in ROTATIONS:
@@ -234,17 +240,16 @@ def _labels(example: Example) -> dict[str, Tensor]:
             joints = list(_JOINTS[name])
             rotvecs[joints] = np.asarray(example.params[name], np.float32).reshape(-1, 3)
             weight[joints] = example.weights.get(name, 1.0)
-    labels = Targets.unknown(1)
-    out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
-    # all in one go: many small conversions cost more than the network's crop
-    out["rotations"] = rotvec_to_rotmat(torch.from_numpy(rotvecs))
+    out = dict(_UNKNOWN)
+    # all in one go, and not by torch: small operations cost it more than the crop takes to cut
+    out["rotations"] = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()
     out["rotation_weight"] = torch.from_numpy(weight)
     out["keypoints_2d"] = torch.as_tensor(np.nan_to_num(example.keypoints_2d).astype(np.float32))
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):
         if name in example.params:
             value = torch.as_tensor(np.array(example.params[name], np.float32))[:10]
-            out[name][: len(value)] = value
+            out[name] = torch.nn.functional.pad(value, (0, 10 - len(value)))
             out[f"{name}_weight"] = torch.tensor(float(example.weights.get(name, 1.0)))
     return out
 

@@ -156,7 +156,7 @@ def train_loop(
     torch.manual_seed(config.seed + 1000 * rank.index)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     average = _Average(model, config.average)
     step, best, since = _resume(folder, model, average, optimiser, rank)
@@ -271,11 +271,13 @@ class _Average:
         self.count += 1
         # early on the average follows, or it would be mostly what the weights were drawn as
         decay = min(self.decay, self.count / (self.count + 9))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
+        values = model.state_dict()
+        floating = [k for k, v in values.items() if v.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[k] for k in floating], [values[k] for k in floating], 1 - decay
+        )
+        for key in values.keys() - set(floating):
+            self.state[key].copy_(values[key])
 
     def evaluate(self, model: Expose, check: Callable[[Expose], dict[str, float]]):
         own = {k: v.detach().clone() for k, v in model.state_dict().items()}
