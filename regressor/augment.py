@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bodymodel.keypoints import flip_order
@@ -54,11 +55,19 @@ class AugmentConfig:
     """Channels are scaled by 1 +- this."""
     shrink: tuple[float, ...] = ()
     """Pixels become larger by one of these, as those of a hand in a whole person's photo are."""
+    contrast: float = 0.0
+    """Deviation from grey is scaled by a factor of 1/(1 + this) to 1 + this (not in ExPose)."""
+    low_resolution_share: float = 0.0
+    """How often the picture is made coarse, by a factor of up to 3 (ExPose does so for its parts'
+    own data sets, not for the body)."""
 
     @classmethod
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
-        return cls(scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0)
+        return cls(
+            scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0, contrast=0,
+            low_resolution_share=0,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, modality: Modality) -> "AugmentConfig":
@@ -193,8 +202,8 @@ def _cut(
     center = np.asarray(example.center_px, np.float64).copy()
     off = rng.uniform(-1, 1, 2) if config.shift_uniform else rng.standard_normal(2)
     center += config.shift * example.side_px * off
+    at_x = center[0]
     if flip:  # the photo itself is mirrored, so every frame below is that of a common photo
-        image = image[:, ::-1]
         center[0] = width - center[0]
     side = config.body_margin * example.side_px * scale
 
@@ -207,12 +216,21 @@ def _cut(
         ).matrix[0]
 
     source_crop = crop(source_size, SOURCE_MARGIN * side, 0.0)
-    pixels = _warp(image, source_crop.numpy(), source_size)
+    unmirrored = source_crop.numpy().copy()
+    unmirrored[0, 2] += unmirrored[0, 0] * (center[0] - at_x)
+    pixels = _warp(image, unmirrored, source_size)
+    if flip:  # a mirrored crop is a crop of the mirrored photo, and costs less
+        pixels = pixels[:, ::-1]
     gain = 1 + config.colour * rng.uniform(-1, 1, 3)
-    if config.colour:
-        pixels = np.clip(pixels * gain, 0, 255).astype(np.uint8)
+    if config.low_resolution_share and rng.random() < config.low_resolution_share:
+        pixels = _coarsen(np.ascontiguousarray(pixels), rng.uniform(1.2, 3.0))
+    if config.contrast:
+        stretch = math.log1p(config.contrast)
+        pixels = _recolour(pixels, gain, math.exp(rng.uniform(-stretch, stretch)))
+    elif config.colour:
+        pixels = _recolour(pixels, gain, 1.0)
     if config.shrink:
-        pixels = _coarse(pixels, float(rng.choice(config.shrink)))
+        pixels = _coarse(np.ascontiguousarray(pixels), float(rng.choice(config.shrink)))
     targets = _turn(_labels(example), angle, flip, width)
     return _Cut(
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -258,23 +276,42 @@ def _coarse(pixels: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def _recolour(pixels: np.ndarray, gain: np.ndarray, contrast: float) -> np.ndarray:
+    """Scale channels by gains and distances from grey by the contrast, by way of a table."""
+    levels = 128 + contrast * (np.arange(256)[:, None] * gain - 128)
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    return np.stack([table[:, c][pixels[..., c]] for c in range(3)], -1)
+
+
+def _coarsen(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Lose detail finer than so many pixels."""
+    from PIL import Image
+
+    size = pixels.shape[0]
+    small = Image.fromarray(pixels).resize((max(8, int(size / factor)),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
+
+
+_UNKNOWN = {f.name: getattr(Targets.unknown(1), f.name)[0] for f in fields(Targets)}
+
+
 def _labels(example: Example) -> dict[str, Tensor]:
-    labels = Targets.unknown(1)
-    rotations, weight = labels.rotations[0], labels.rotation_weight[0]
+    rotvecs, weight = np.zeros((55, 3), np.float32), np.zeros(55, np.float32)
     for name in ROTATIONS:
         if name in example.params:
             joints = list(_JOINTS[name])
-            # copied: rows of a store cannot be written
-            value = torch.as_tensor(np.array(example.params[name], np.float32)).view(-1, 3)
-            rotations[joints] = rotvec_to_rotmat(value)
-            weight[joints] = torch.as_tensor(example.weights.get(name, 1.0), dtype=torch.float32)
-    out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
+            rotvecs[joints] = np.asarray(example.params[name], np.float32).reshape(-1, 3)
+            weight[joints] = example.weights.get(name, 1.0)
+    out = dict(_UNKNOWN)
+    # all in one go, and not by torch: small operations cost it more than the crop takes to cut
+    out["rotations"] = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()
+    out["rotation_weight"] = torch.from_numpy(weight)
     out["keypoints_2d"] = torch.as_tensor(np.nan_to_num(example.keypoints_2d).astype(np.float32))
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):
         if name in example.params:
             value = torch.as_tensor(np.array(example.params[name], np.float32))[:10]
-            out[name][: len(value)] = value
+            out[name] = torch.nn.functional.pad(value, (0, 10 - len(value)))
             out[f"{name}_weight"] = torch.tensor(float(example.weights.get(name, 1.0)))
     return out
 

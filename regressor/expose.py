@@ -18,7 +18,7 @@ from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.spec import keypoint_part
 from regressor.backbones import BackboneConfig
 from regressor.crops import AffineCrop, box_around
-from regressor.experts import Expert, HeadConfig
+from regressor.experts import Expert, HeadConfig, JointMaps
 from regressor.kinematics import (
     BodyPoints,
     absolute_rotations,
@@ -59,6 +59,12 @@ class ExposeConfig:
     freeze_body: bool = True
     """The body network is fixed while the parts learn on whole-body data."""
     order_6d: Order6D = "interleaved"
+    dropout: float = 0.5
+    """In all heads (released). Where training is short it only slows learning down."""
+    body_activation: bool = False
+    """A rectifier in the body network's head; the released one has none."""
+    joint_features: bool = False
+    """The body network reads its features at the joints it sees (JointPool); not in ExPose."""
 
     @classmethod
     def released(cls) -> "ExposeConfig":
@@ -121,11 +127,14 @@ class ExposeOutput:
         body: The body network's answer alone.
         final: With hands and head from the parts' networks.
         crops: Where each part was looked for.
+        joints: Where the body network sees the joints of ``Expose.joint_points``, if it was made
+            for that.
     """
 
     body: Regressed
     final: Regressed
     crops: dict[PartName, AffineCrop]
+    joints: JointMaps | None = None
 
 
 class Expose(nn.Module):
@@ -151,13 +160,17 @@ class Expose(nn.Module):
             "head": ParamLayout(HEAD_PARTS, config.order_6d),
         }
         mean = self.rest(body) if body_mean is None else body_mean
-        head = HeadConfig(hidden=config.hidden, activation=False)
+        head = HeadConfig(config.hidden, config.dropout, activation=config.body_activation)
+        self.joint_points = [
+            k for k, name in enumerate(self.point_names) if keypoint_part(name) == "body"
+        ]
         self.body = Expert(
             config.body, self.layouts["body"], mean, head,
             mixed=config.mixed_features and config.body.kind == "hrnet",
+            joints=len(self.joint_points) if config.joint_features else 0,
         )  # fmt: skip
         if config.parts:
-            part_head = HeadConfig(hidden=config.hidden)
+            part_head = HeadConfig(config.hidden, config.dropout)
             means = self._part_means(mean)
             self.hand = Expert(config.hand, self.layouts["hand"], means["hand"], part_head)
             self.head = Expert(config.head, self.layouts["head"], means["head"], part_head)
@@ -181,6 +194,12 @@ class Expose(nn.Module):
         if self.config.parts and self.config.freeze_body:
             self.body.eval()
         return self
+
+    def use_precision(self, dtype: torch.dtype | None) -> None:
+        """Run the encoders in half precision, or in full if None."""
+        for expert in self.children():
+            if isinstance(expert, Expert):
+                expert.precision = dtype
 
     def part_points(self, name: PartName) -> list[int]:
         """Positions in ``point_names`` of the points that a part's crop is about."""
@@ -237,10 +256,10 @@ class Expose(nn.Module):
         config = self.config
         frozen = config.parts and config.freeze_body and self.training
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            flat = self.body(pictures.look(pictures.body_crop))[-1]
-            body = self.assemble(self.layouts["body"].split(flat), pictures.body_crop)
+            stages, joints = self.body.look(pictures.look(pictures.body_crop))
+            body = self.assemble(self.layouts["body"].split(stages[-1]), pictures.body_crop)
         if not config.parts:
-            return ExposeOutput(body, body, {})
+            return ExposeOutput(body, body, {}, joints)
 
         absolute = absolute_rotations(body.rotations, self.points.parents)
         crops: dict[PartName, AffineCrop] = {}
@@ -252,7 +271,8 @@ class Expose(nn.Module):
                 found[name] = self._look_at_head(look, body)
             else:
                 found[name] = self._look_at_hand(look, body, absolute, name)
-        return ExposeOutput(body, self._join(body, absolute, found, pictures.body_crop), crops)
+        final = self._join(body, absolute, found, pictures.body_crop)
+        return ExposeOutput(body, final, crops, joints)
 
     def assemble(self, values: dict[str, Tensor], crop: AffineCrop) -> Regressed:
         """Pose the body from named values and project it into the whole picture."""

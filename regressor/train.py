@@ -16,11 +16,13 @@ import tyro
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
+    from regressor.augment import AugmentConfig
     from regressor.examples import ExampleSource
     from regressor.expose import Expose, ExposeConfig
+    from regressor.losses import LossWeights
     from regressor.training import Rank
 
-Size = Literal["tiny", "small", "resnet18", "resnet50", "hrnet"]
+Size = Literal["tiny", "small", "cpu", "resnet18", "resnet50", "hrnet"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class TrainConfig:
     decisions: str | None = None
     """Database (path or URL) or Parquet file of decisions. [decisions.sqlite in each store]"""
     size: Size = "small"
-    """Encoders: tiny and small for a CPU, resnet18, resnet50, hrnet (the paper's) for a GPU."""
+    """Encoders: tiny and small for tests, cpu for an hour of one core (96 px, features at joints,
+    no dropout), resnet18, resnet50, hrnet (the paper's) for a GPU."""
     body: str = "open"
     """The body that the fits belong to: open, or your own SMPL-X model."""
     steps: int = 20000
@@ -51,6 +54,10 @@ class TrainConfig:
     """Persons a step (and process); of hands and of heads alone, four thirds as many each."""
     learning_rate: float = 3e-4
     """Of Adam."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """How the rate falls: to a tenth twice, as released, or smoothly to nothing."""
+    memory_gb: float = 4.0
+    """Decoded photos are kept until they take so much (of each process)."""
     start: Path | None = None
     """Weights to start from: a checkpoint of ours, whole or in parts."""
     backbone: Path | None = None
@@ -60,7 +67,7 @@ class TrainConfig:
     patience: int = 0
     """End a turn after so many checks without a better figure; 0: never."""
     mixed_precision: bool = False
-    """Half precision where it is safe."""
+    """Encoders in half precision, all else in full; on CPUs that have it, nearly twice as fast."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     workers: int = 0
@@ -100,10 +107,41 @@ def model_config(size: Size) -> "ExposeConfig":
     if size == "small":
         small = BackboneConfig.small()
         return replace(tiny, body=small, hand=small, head=small, body_size=160, hidden=512)
+    if size == "cpu":
+        # 0.1 s a step of 32 on one core. Dropout and the head without rectifiers are for long
+        # trainings with large encoders: here they kept the answer at the mean pose
+        return replace(
+            tiny, body=BackboneConfig.small(), body_size=96, hand_size=64, head_size=64, hidden=512,
+            dropout=0.0, body_activation=True, joint_features=True,
+        )  # fmt: skip
     if size == "hrnet":
         return ExposeConfig()
     body = BackboneConfig.resnet50() if size == "resnet50" else BackboneConfig.resnet18()
     return ExposeConfig(body=body, body_size=224, mixed_features=False)
+
+
+def loss_weights(size: Size) -> "LossWeights":
+    """Return the losses' weights for a size: the released ones, but for ``cpu``."""
+    from regressor.losses import LossWeights
+
+    if size != "cpu":
+        return LossWeights()
+    # 93 points and 30 rotations of face and fingers, a few pixels of this crop, would drown the
+    # body; the places of joints are what teaches the encoder first
+    return LossWeights(
+        body_3d=2.0, root=2.0, fingers=0.2, part_points_in_body=0.1, joint_maps=5.0,
+        joint_places=3.0, joint_depths=3.0,
+    )  # fmt: skip
+
+
+def augmentation(size: Size) -> "AugmentConfig":
+    """Return how crops are drawn for a size: as released, but for ``cpu``."""
+    from regressor.augment import AugmentConfig
+
+    if size != "cpu":
+        return AugmentConfig()
+    # rendered pictures need more of what photos have; turned ones are rendered already
+    return AugmentConfig(contrast=0.4, low_resolution_share=0.2, rotation_share=0.2)
 
 
 def train(config: TrainConfig) -> int:
@@ -115,6 +153,8 @@ def train(config: TrainConfig) -> int:
     from regressor.checkpoints import read_checkpoint
     from regressor.examples import Modality, modality_of
     from regressor.expose import Expose
+    from regressor.kept import KeptSource, PictureMemory
+    from regressor.mean_pose import mean_parameters
     from regressor.training import Rank
 
     body = load_body(config.body)
@@ -124,7 +164,8 @@ def train(config: TrainConfig) -> int:
     rank = Rank.from_environment(device)
     if config.smoke:
         config = _smoke(config, rank)
-    sources = [_open_source(path, config, body) for path in config.data]
+    memory = PictureMemory(int(config.memory_gb * 2**30))
+    sources = [KeptSource(_open_source(path, config, body), memory) for path in config.data]
     if not sources:
         raise UsageError(
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
@@ -137,6 +178,8 @@ def train(config: TrainConfig) -> int:
             "python -m regressor.synthetic will do)"
         )
     full = model_config(config.size)
+    people = next(source for source in sources if modality_of(source) is Modality.BODY)
+    mean = mean_parameters(body, people, full.order_6d)
     figures: dict[str, float] = {}
     with StopSignals() as signals:
         turns = [("body", replace(full, parts=False), config.steps)]
@@ -149,7 +192,7 @@ def train(config: TrainConfig) -> int:
         before: list[Path] = []
         for name, settings, steps in turns:
             torch.manual_seed(config.seed)
-            model = Expose(body, settings).to(rank.device)
+            model = Expose(body, settings, mean).to(rank.device)
             if config.backbone is not None:
                 _load_backbones(model, config.backbone)
             if config.start is not None:
@@ -200,11 +243,13 @@ def _turn(
     from regressor.conditioning import Conditioning
     from regressor.examples import Modality, modality_of
     from regressor.figures import held_out_figures, led_by_parts
-    from regressor.losses import LossWeights
     from regressor.mixture import PARTS_PER_PERSON, Mixture, PartDraw, hold_out
     from regressor.training import LoopConfig, train_loop
 
-    source_size = 2 * model.config.body_size
+    settings, short = model.config, config.size == "cpu"
+    # the body's crop needs no more pixels than it has; parts are cut from finer ones
+    source_size = (3 if settings.parts else 1.4) * settings.body_size if short else None
+    source_size = int(source_size or 2 * settings.body_size)
     # the body's turn has nothing to learn from parts, theirs nothing from whole people
     shown = {"body": {Modality.BODY}, "alone": {Modality.HAND, Modality.HEAD}}
     sources = [s for s in sources if modality_of(s) in shown.get(name, set(Modality))]
@@ -222,7 +267,7 @@ def _turn(
         sources=sources,
         shares=[1.0] * len(sources),
         batch=0 if name == "alone" else config.batch,
-        augment=AugmentConfig(),
+        augment=augmentation(config.size),
         body_size=model.config.body_size,
         source_size=source_size,
         seed=config.seed,
@@ -233,6 +278,7 @@ def _turn(
     loop = LoopConfig(
         steps=steps,
         learning_rate=config.learning_rate,
+        schedule=config.schedule,
         mixed_precision=config.mixed_precision,
         workers=config.workers,
         patience=config.patience,
@@ -256,7 +302,7 @@ def _turn(
 
     try:
         return train_loop(
-            model, mixture, loop, LossWeights(), config.out / name, rank, body.sha256,
+            model, mixture, loop, loss_weights(config.size), config.out / name, rank, body.sha256,
             check=check if any(held) else None, tell=tell, stop=stop,
         )  # fmt: skip
     finally:

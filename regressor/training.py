@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from regressor.augment import Batch
 from regressor.checkpoints import save_checkpoint
-from regressor.experts import Expert
 from regressor.expose import Expose
 from regressor.expose_loss import expose_loss
 from regressor.losses import LossWeights
@@ -35,6 +35,8 @@ class LoopConfig:
     weight_decay: float = 1e-4
     milestones: tuple[float, ...] = (0.6, 0.85)
     """Shares of the steps after which the rate falls to a tenth (released: epochs 60 and 100)."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """``cosine`` falls all the way instead, for short trainings that end at a known step."""
     warm_up: int = 50
     gradient_norm: float = 5.0
     average: float = 0.999
@@ -177,8 +179,11 @@ class Journal:
 
 def rate_at(config: LoopConfig, step: int) -> float:
     """The learning rate of a step."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1))
+    if config.schedule == "cosine":
+        return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
     falls = sum(step >= share * config.steps for share in config.milestones)
-    return config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1)) * 0.1**falls
+    return rate * 0.1**falls
 
 
 def train_loop(
@@ -212,10 +217,10 @@ def train_loop(
         The last figures.
     """
     dtype = _precision(config, rank.device)
-    _compute_in(model, dtype)
+    model.use_precision(dtype)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     average = _Average(model, config.average)
     scaler = torch.amp.GradScaler(enabled=dtype is torch.float16)
@@ -260,9 +265,9 @@ def train_loop(
         # the first one measures and writes; what follows from it, all do alike
         ends = rank.any(stop() or step == config.steps)
         if check and (step % config.check_every == 0 or ends):
-            _compute_in(model, None)  # measured as it will be used
+            model.use_precision(None)  # measured as it will be used
             found = rank.figures_of_first(average.evaluate(model, check) if rank.first else {})
-            _compute_in(model, dtype)
+            model.use_precision(dtype)
             figures |= {f"held_out/{k}": v for k, v in found.items()}
             if journal:
                 journal.write(step, {f"held_out/{k}": v for k, v in found.items()})
@@ -283,7 +288,7 @@ def train_loop(
             break
     if journal:
         journal.close()
-    _compute_in(model, None)
+    model.use_precision(None)
     rank.wait()  # nobody reads weights that are still being written
     return figures
 
@@ -316,12 +321,6 @@ def _precision(config: LoopConfig, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16
 
 
-def _compute_in(model: nn.Module, dtype: torch.dtype | None) -> None:
-    for module in model.modules():
-        if isinstance(module, Expert):
-            module.precision = dtype
-
-
 def _wrap(learner: Learner, rank: Rank) -> nn.Module:
     if rank.count == 1:
         return learner
@@ -342,11 +341,13 @@ class _Average:
         self.count += 1
         # early on the average follows, or it would be mostly what the weights were drawn as
         decay = min(self.decay, self.count / (self.count + 9))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
+        values = model.state_dict()
+        floating = [k for k, v in values.items() if v.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[k] for k in floating], [values[k] for k in floating], 1 - decay
+        )
+        for key in values.keys() - set(floating):
+            self.state[key].copy_(values[key])
 
     def evaluate(self, model: Expose, check: Callable[[Expose], dict[str, float]]):
         own = {k: v.detach().clone() for k, v in model.state_dict().items()}
