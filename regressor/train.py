@@ -33,6 +33,8 @@ class TrainConfig:
     FILE, or LAYOUT:FILE@PHOTOS where it cannot be guessed (spin, expose, bedlam, agora ...)."""
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
+    shares: tuple[float, ...] = ()
+    """How often each of the data is drawn from, relative to each other; equal turns if empty."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
     decisions: str | None = None
@@ -166,6 +168,11 @@ def train(config: TrainConfig) -> int:
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
             "--smoke to see it work on rendered people"
         )
+    if config.shares and (len(config.shares) != len(sources) or min(config.shares) <= 0):
+        raise UsageError(
+            f"--shares takes one positive number for each of the {len(sources)} data given, got "
+            f"{' '.join(map(str, config.shares))}"
+        )
     full = model_config(config.size)
     mean = mean_parameters(body, sources[0], full.order_6d)
     figures: dict[str, float] = {}
@@ -217,7 +224,7 @@ def _turn(config, name, model, sources, steps, rank, body, stop) -> dict[str, fl
     held = hold_out(sources, config.held_out, config.seed)
     mixture = Mixture(
         sources=sources,
-        shares=[1.0] * len(sources),
+        shares=config.shares or [1.0] * len(sources),
         batch=config.batch,
         augment=augmentation(config.size),
         body_size=model.config.body_size,
