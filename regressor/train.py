@@ -35,6 +35,9 @@ class TrainConfig:
     hands: or heads: before it, only the hands or heads of its people, as close-ups."""
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
+    shares: tuple[float, ...] = ()
+    """How often each of the data is drawn from, relative to others that show the same (people, hands
+    or heads); equal turns if empty."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
     decisions: str | None = None
@@ -171,6 +174,11 @@ def train(config: TrainConfig) -> int:
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
             "--smoke to see it work on rendered people"
         )
+    if config.shares and (len(config.shares) != len(sources) or min(config.shares) <= 0):
+        raise UsageError(
+            f"--shares takes one positive number for each of the {len(sources)} data given, got "
+            f"{' '.join(map(str, config.shares))}"
+        )
     kinds = {modality_of(source) for source in sources}
     if Modality.BODY not in kinds:
         raise UsageError(
@@ -252,7 +260,12 @@ def _turn(
     source_size = int(source_size or 2 * settings.body_size)
     # the body's turn has nothing to learn from parts, theirs nothing from whole people
     shown = {"body": {Modality.BODY}, "alone": {Modality.HAND, Modality.HEAD}}
-    sources = [s for s in sources if modality_of(s) in shown.get(name, set(Modality))]
+    taken = [
+        (source, share)
+        for source, share in zip(sources, config.shares or [1.0] * len(sources), strict=True)
+        if modality_of(source) in shown.get(name, set(Modality))
+    ]
+    sources, shares = [source for source, _ in taken], [share for _, share in taken]
     held = hold_out(sources, config.held_out, config.seed)
     sizes = {Modality.HAND: model.config.hand_size, Modality.HEAD: model.config.head_size}
     parts = {
@@ -265,7 +278,7 @@ def _turn(
     }  # fmt: skip
     mixture = Mixture(
         sources=sources,
-        shares=[1.0] * len(sources),
+        shares=shares,
         batch=0 if name == "alone" else config.batch,
         augment=augmentation(config.size),
         body_size=model.config.body_size,

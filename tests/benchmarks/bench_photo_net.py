@@ -21,6 +21,7 @@ from regressor.augment import AugmentConfig, make_batch
 from regressor.checkpoints import bundled_weights, load_model
 from regressor.datasets import open_labels
 from regressor.figures import person_figures
+from regressor.mixture import hold_out
 from regressor.synthetic import SyntheticConfig, SyntheticPeople, make_people
 
 BATCH = 25
@@ -37,12 +38,15 @@ def answers(model, pictures):
 
 
 @torch.no_grad()
-def compare(model, source, most):
-    """Names of answers -> figures, means over persons."""
+def compare(model, source, most, share=0.0):
+    """Names of answers -> figures, means over persons; only of photos held out, if a share is."""
     config, sums = model.config, {}
     chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
+    if share:
+        chosen = np.array(sorted(hold_out([source], share, 0)[0]))
     rows = [FIT_KEYPOINTS.index(name) for name in model.point_names]
     of_body = torch.tensor([keypoint_part(name) == "body" for name in model.point_names])
+    of_hands = torch.tensor(["hand" in keypoint_part(name) for name in model.point_names])
     for first in range(0, len(chosen), BATCH):
         examples = [source[int(k)] for k in chosen[first : first + BATCH]]
         batch = make_batch(
@@ -61,6 +65,8 @@ def compare(model, source, most):
             for share in (0.05, 0.1):
                 right = ((off < share) & seen).sum(1) / seen.sum(1)
                 figures[f"pck_{share:g}"] = right.float()
+            of_hand = (known[..., 2] > 0.1) & of_hands
+            figures["hands_2d_pct"] = 100 * (off * of_hand).sum(1) / of_hand.sum(1)
             del figures["pck_error"]
             for figure, values in figures.items():
                 kept = sums.setdefault(name, {}).setdefault(figure, [])
@@ -78,6 +84,10 @@ def main() -> None:
     parser.add_argument("--people", type=Path, help="rendered people; made anew if not given")
     parser.add_argument("--mocap", type=Path, help="their poses; those of the package if not given")
     parser.add_argument("--photos", action="append", default=[], help="labels, [LAYOUT:]FOLDER")
+    parser.add_argument(
+        "--held-out", type=float, default=0.0,
+        help="of the photos, only those that regressor.train --held-out SHARE (seed 0) leaves out",
+    )  # fmt: skip
     parser.add_argument("--count", type=int, default=300)
     args = parser.parse_args()
     body = load_body()
@@ -94,7 +104,7 @@ def main() -> None:
             )
         results["rendered"] = compare(model, SyntheticPeople.open(people), args.count)
         for photos in args.photos:
-            results[photos] = compare(model, open_labels(photos, body), args.count)
+            results[photos] = compare(model, open_labels(photos, body), args.count, args.held_out)
     for name, table in results.items():
         print(name)
         figures = list(next(iter(table.values())))

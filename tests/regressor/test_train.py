@@ -138,6 +138,12 @@ def test_no_data_is_said(tmp_path, capsys):
     assert "no labels of a known layout" in capsys.readouterr().err
 
 
+def test_shares_are_one_for_each(tmp_path, rendered, capsys):
+    root = str(rendered.root)
+    assert main([root, "--shares", "1", "2", "--out", str(tmp_path / "t")]) == 2
+    assert "one positive number for each of the 1" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_body_is_refused(tmp_path, rendered):
     trained(tmp_path, rendered, steps=1, save_every=1)
     body = load_body()
