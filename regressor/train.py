@@ -36,8 +36,8 @@ class TrainConfig:
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
     shares: tuple[float, ...] = ()
-    """How often each of the data is drawn from, relative to others that show the same (people, hands
-    or heads); equal turns if empty."""
+    """How often each of the data is drawn from, relative to others that show the same (people,
+    hands or heads); equal turns if empty."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
     decisions: str | None = None
