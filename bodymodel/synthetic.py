@@ -6,6 +6,7 @@ random comes from the generator that is passed in.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -99,14 +100,29 @@ def dress(body: BodyData, outfit: Outfit, rng: np.random.Generator) -> np.ndarra
     Raises:
         ValueError: If the body is of another family.
     """
+    regions = garments(body, outfit)
+    colors = np.empty((len(body.v_template), 3), np.float32)
+    colors[:] = outfit.skin
+    for name in ("shirt", "trousers", "shoes", "hair"):
+        colors[regions[name]] = getattr(outfit, name)
+    marks = _face_marks(body)
+    colors[marks["brows"]] = outfit.hair
+    colors[marks["lips"]] = np.asarray(outfit.skin) * (0.95, 0.55, 0.55)
+    colors[marks["eyes"]] = (0.85, 0.85, 0.84)
+    colors[marks["pupils"]] = (0.10, 0.07, 0.05)
+    unevenness = 1 + 0.05 * rng.standard_normal((len(colors), 1))
+    return np.clip(colors * unevenness, 0, 1).astype(np.float32)
+
+
+def garments(body: BodyData, outfit: Outfit) -> dict[str, np.ndarray]:
+    """Return which vertices are shirt, trousers, shoes and hair: names -> (V,) bool.
+
+    Raises:
+        ValueError: If the body is of another family.
+    """
     if body.family != "smplx":
         raise ValueError(f"only SMPL-X bodies can be dressed, got {body.name} ({body.family})")
-    rest = body.v_template.astype(np.float64)
-    joint_at = dict(zip(body.joints, body.joint_regressor @ rest, strict=True))
-    owner = np.asarray(body.joints)[body.weights.argmax(1)]
-    colors = np.empty((len(rest), 3), np.float32)
-    colors[:] = outfit.skin
-
+    rest, joint_at, owner = _at_rest(body)
     trunk = np.isin(owner, ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"))
     legs = np.isin(
         owner, ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle")
@@ -122,12 +138,18 @@ def dress(body: BodyData, outfit: Outfit, rng: np.random.Generator) -> np.ndarra
     ankle = min(joint_at["left_ankle"][1], joint_at["right_ankle"][1])
     feet = np.isin(owner, ("left_foot", "right_foot", "left_ankle", "right_ankle"))
     shoes = feet & (rest[:, 1] < ankle + 0.01)
+    trousers &= ~shoes
+    return {
+        "shirt": shirt, "trousers": trousers, "shoes": shoes, "hair": _face_marks(body)["hair"]
+    }  # fmt: skip
 
-    for where, color in ((shirt, outfit.shirt), (trousers, outfit.trousers), (shoes, outfit.shoes)):
-        colors[where] = color
-    _paint_head(body, rest, joint_at, owner, outfit, colors)
-    unevenness = 1 + 0.05 * rng.standard_normal((len(rest), 1))
-    return np.clip(colors * unevenness, 0, 1).astype(np.float32)
+
+@lru_cache(maxsize=4)
+def _at_rest(body: BodyData) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Vertices, joints by name, and each vertex's joint."""
+    rest = body.v_template.astype(np.float64)
+    joint_at = dict(zip(body.joints, body.joint_regressor @ rest, strict=True))
+    return rest, joint_at, np.asarray(body.joints)[body.weights.argmax(1)]
 
 
 _ARM = ("shoulder", "elbow", "wrist")
@@ -143,15 +165,10 @@ def _along(rest: np.ndarray, joint_at: dict, side: str, chain: tuple[str, str, s
     return np.where(parts[0] < 1, parts[0], 1 + np.clip(parts[1], 0, None))
 
 
-def _paint_head(
-    body: BodyData,
-    rest: np.ndarray,
-    joint_at: dict,
-    owner: np.ndarray,
-    outfit: Outfit,
-    colors: np.ndarray,
-) -> None:
-    """Hair, brows, lips and eyes, in place."""
+@lru_cache(maxsize=4)
+def _face_marks(body: BodyData) -> dict[str, np.ndarray]:
+    """Where hair, brows, lips, eyes and pupils are: names -> (V,) bool, later ones on top."""
+    rest, _, owner = _at_rest(body)
     ids = dict(zip(VERTEX_KEYPOINTS, body.vertex_ids, strict=True))
     ear = (rest[ids["left_ear"]] + rest[ids["right_ear"]]) / 2
     eye = (rest[ids["left_eye"]] + rest[ids["right_eye"]]) / 2
@@ -166,7 +183,6 @@ def _paint_head(
     nape = eye[1] - 0.55 * (top[1] - eye[1])
     hair = head & np.where(front > 0, height > eye[1] + front * (hairline - eye[1]), height > nape)
     hair &= (front > 0.12) | (depth < ear[2] - 0.012) | (height > eye[1] + 0.02)
-    colors[hair] = outfit.hair
 
     def near(points: np.ndarray, reach_m: float) -> np.ndarray:
         distance = np.linalg.norm(rest[:, None] - points[None], axis=-1).min(1)
@@ -174,9 +190,9 @@ def _paint_head(
 
     # iBUG order from 17 on: 10 points of the brows, 9 of the nose, 12 of the eyes, 20 of the lips.
     brows = np.concatenate([_between(landmarks[0:5]), _between(landmarks[5:10])])
-    colors[near(brows, 0.0045)] = outfit.hair
     lips = np.concatenate([_between(landmarks[31:43]), _between(landmarks[43:51])])
-    colors[near(lips, 0.004)] = np.asarray(outfit.skin) * (0.95, 0.55, 0.55)
+    marks = {"hair": hair, "brows": near(brows, 0.0045), "lips": near(lips, 0.004)}
+    marks["eyes"], marks["pupils"] = np.zeros((2, len(rest)), bool)
     for name in ("left_eye_smplhf", "right_eye_smplhf"):
         ball = owner == name
         if not ball.any():
@@ -186,8 +202,9 @@ def _paint_head(
         radius = np.linalg.norm(rest[ball] - center, axis=-1).max()
         ahead = np.full(len(rest), -1.0)
         ahead[ball] = (depth[ball] - center[2]) / radius
-        colors[ball] = (0.85, 0.85, 0.84)
-        colors[ahead > 0.88] = (0.10, 0.07, 0.05)
+        marks["eyes"] |= ball
+        marks["pupils"] |= ahead > 0.88
+    return marks
 
 
 def _between(points: np.ndarray, steps: int = 5) -> np.ndarray:

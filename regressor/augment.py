@@ -2,20 +2,22 @@
 
 Ranges are ExPose's released ones (its ``conf.yaml``). What turns a person into their mirror image
 exchanges left and right in every label; expression components have no mirror and are dropped.
+Hands alone are all right hands: a left one is mirrored.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bodymodel.keypoints import flip_order
 from bodymodel.rotations import rotvec_to_rotmat
 from regressor.crops import AffineCrop
-from regressor.examples import Example
+from regressor.examples import Example, Modality
 from regressor.expose import Pictures
 from regressor.kinematics import BODY_MIRROR, ROTATIONS, mirror_rotations
 from regressor.targets import Targets
@@ -36,7 +38,7 @@ class AugmentConfig:
     """How far crops are drawn from the plain one."""
 
     body_margin: float = 1.2
-    """Side of the body's crop over the tight box."""
+    """Side of the crop over the tight box."""
     scale: float = 0.25
     """Deviation of the size, relative; drawn sizes are at most this far off."""
     rotation_deg: float = 30.0
@@ -45,15 +47,43 @@ class AugmentConfig:
     """How often crops are turned at all."""
     shift: float = 0.05
     """Deviation of the middle, of the side."""
+    shift_uniform: bool = False
+    """Draw the shift evenly up to ``shift`` instead."""
     flip_share: float = 0.5
-    """How often crops are mirrored."""
+    """How often crops are mirrored; hands alone never are but to become right ones."""
     colour: float = 0.4
     """Channels are scaled by 1 +- this."""
+    shrink: tuple[float, ...] = ()
+    """Pixels become larger by one of these, as those of a hand in a whole person's photo are."""
+    contrast: float = 0.0
+    """Deviation from grey is scaled by a factor of 1/(1 + this) to 1 + this (not in ExPose)."""
+    low_resolution_share: float = 0.0
+    """How often the picture is made coarse, by a factor of up to 3 (ExPose does so for its parts'
+    own data sets, not for the body)."""
 
     @classmethod
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
-        return cls(scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0)
+        return cls(
+            scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0, contrast=0,
+            low_resolution_share=0,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, modality: Modality) -> "AugmentConfig":
+        """What ExPose released for people, for hands alone and for heads alone.
+
+        Parts: twice the box, as the attention's crops; middles up to a fifth of the box off;
+        one of six (heads: seven) resolutions.
+        """
+        if modality is Modality.BODY:
+            return cls()
+        part = cls(body_margin=2.0, shift=0.2, shift_uniform=True, shrink=(1, 1.2, 1.5, 2, 3, 4))
+        return part if modality is Modality.HAND else replace(part, shrink=(*part.shrink, 8))
+
+    def plain(self) -> "AugmentConfig":
+        """The plain crop of the same margin."""
+        return replace(AugmentConfig.none(), body_margin=self.body_margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +92,26 @@ class Batch:
 
     Attributes:
         pictures: Pixels and crops; pixel coordinates are those of the photo, mirrored where the
-            crop is.
-        targets: Labels in the same frames.
+            crop is. Of hands or heads alone, ``body_crop`` is the part's crop.
+        targets: Labels in the same frames. Of hands or heads alone, ``global_orient`` is the
+            part's own rotation to the camera, and hands are right ones.
         sources: Of each example.
         keys: Of each example.
+        start: Hands or heads alone: where their network starts instead of at the mean, by the
+            names of its layout: values, and (B,) for whom (see ``regressor.conditioning``).
+        parts: Hands and heads alone that are learned from in the same step.
     """
 
     pictures: Pictures
     targets: Targets
     sources: tuple[str, ...]
     keys: tuple[str, ...]
+    start: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    parts: Mapping[Modality, "Batch"] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many whole persons."""
+        return len(self.keys)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return it on a device."""
@@ -84,7 +124,13 @@ class Batch:
             moved(self.pictures.source_crop),
             moved(self.pictures.body_crop),
         )
-        return Batch(pictures, self.targets.to(device), self.sources, self.keys)
+        return replace(
+            self,
+            pictures=pictures,
+            targets=self.targets.to(device),
+            start={k: (v.to(device), who.to(device)) for k, (v, who) in self.start.items()},
+            parts={kind: part.to(device) for kind, part in self.parts.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +151,9 @@ def make_batch(
     """Cut the pictures and turn the labels along.
 
     Args:
-        examples: Of whole persons.
+        examples: Of whole persons, or all of hands or of heads alone; may be none.
         config: What is drawn.
-        body_size: Side of the body network's crop.
+        body_size: Side of the network's crop.
         source_size: Side of the pixels at hand, from which parts are cut; larger is sharper.
         rng: What draws.
 
@@ -115,13 +161,21 @@ def make_batch(
         The batch; ``pictures.source`` is uint8 until ``Batch.to``.
     """
     cuts = [_cut(example, config, body_size, source_size, rng) for example in examples]
+
+    def stacked(tensors: list[Tensor], *shape: int) -> Tensor:
+        return torch.stack(tensors) if tensors else torch.zeros(0, *shape)
+
+    none = Targets.unknown(0)
     targets = Targets(
-        **{f.name: torch.stack([cut.targets[f.name] for cut in cuts]) for f in fields(Targets)}
+        **{
+            f.name: stacked([cut.targets[f.name] for cut in cuts], *getattr(none, f.name).shape[1:])
+            for f in fields(Targets)
+        }
     )
     pictures = Pictures(
-        torch.stack([cut.source for cut in cuts]),
-        AffineCrop(torch.stack([cut.source_crop for cut in cuts]), source_size),
-        AffineCrop(torch.stack([cut.body_crop for cut in cuts]), body_size),
+        stacked([cut.source for cut in cuts], 3, source_size, source_size),
+        AffineCrop(stacked([cut.source_crop for cut in cuts], 2, 3), source_size),
+        AffineCrop(stacked([cut.body_crop for cut in cuts], 2, 3), body_size),
     )
     return Batch(
         pictures, targets, tuple(e.source for e in examples), tuple(e.key for e in examples)
@@ -138,15 +192,18 @@ def _cut(
     image = example.picture.load()
     width = image.shape[1]
     flip = rng.random() < config.flip_share
+    if example.modality is Modality.HAND:
+        flip = not example.is_right
     angle = 0.0
     if rng.random() < config.rotation_share:
         limit = 2 * config.rotation_deg
         angle = math.radians(np.clip(config.rotation_deg * rng.standard_normal(), -limit, limit))
     scale = 1 + np.clip(config.scale * rng.standard_normal(), -config.scale, config.scale)
     center = np.asarray(example.center_px, np.float64).copy()
-    center += config.shift * example.side_px * rng.standard_normal(2)
+    off = rng.uniform(-1, 1, 2) if config.shift_uniform else rng.standard_normal(2)
+    center += config.shift * example.side_px * off
+    at_x = center[0]
     if flip:  # the photo itself is mirrored, so every frame below is that of a common photo
-        image = image[:, ::-1]
         center[0] = width - center[0]
     side = config.body_margin * example.side_px * scale
 
@@ -159,10 +216,21 @@ def _cut(
         ).matrix[0]
 
     source_crop = crop(source_size, SOURCE_MARGIN * side, 0.0)
-    pixels = _warp(image, source_crop.numpy(), source_size)
+    unmirrored = source_crop.numpy().copy()
+    unmirrored[0, 2] += unmirrored[0, 0] * (center[0] - at_x)
+    pixels = _warp(image, unmirrored, source_size)
+    if flip:  # a mirrored crop is a crop of the mirrored photo, and costs less
+        pixels = pixels[:, ::-1]
     gain = 1 + config.colour * rng.uniform(-1, 1, 3)
-    if config.colour:
-        pixels = np.clip(pixels * gain, 0, 255).astype(np.uint8)
+    if config.low_resolution_share and rng.random() < config.low_resolution_share:
+        pixels = _coarsen(np.ascontiguousarray(pixels), rng.uniform(1.2, 3.0))
+    if config.contrast:
+        stretch = math.log1p(config.contrast)
+        pixels = _recolour(pixels, gain, math.exp(rng.uniform(-stretch, stretch)))
+    elif config.colour:
+        pixels = _recolour(pixels, gain, 1.0)
+    if config.shrink:
+        pixels = _coarse(np.ascontiguousarray(pixels), float(rng.choice(config.shrink)))
     targets = _turn(_labels(example), angle, flip, width)
     return _Cut(
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -196,23 +264,54 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
+def _coarse(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Return a picture (S, S, 3) with less detail: the nearest pixels, then bilinearly enlarged."""
+    from PIL import Image
+
+    size = len(pixels)
+    small = max(2, round(size / factor))
+    if small >= size:
+        return pixels
+    shrunk = Image.fromarray(pixels).resize((small, small), Image.Resampling.NEAREST)
+    return np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _recolour(pixels: np.ndarray, gain: np.ndarray, contrast: float) -> np.ndarray:
+    """Scale channels by gains and distances from grey by the contrast, by way of a table."""
+    levels = 128 + contrast * (np.arange(256)[:, None] * gain - 128)
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    return np.stack([table[:, c][pixels[..., c]] for c in range(3)], -1)
+
+
+def _coarsen(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Lose detail finer than so many pixels."""
+    from PIL import Image
+
+    size = pixels.shape[0]
+    small = Image.fromarray(pixels).resize((max(8, int(size / factor)),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
+
+
+_UNKNOWN = {f.name: getattr(Targets.unknown(1), f.name)[0] for f in fields(Targets)}
+
+
 def _labels(example: Example) -> dict[str, Tensor]:
-    labels = Targets.unknown(1)
-    rotations, weight = labels.rotations[0], labels.rotation_weight[0]
+    rotvecs, weight = np.zeros((55, 3), np.float32), np.zeros(55, np.float32)
     for name in ROTATIONS:
         if name in example.params:
             joints = list(_JOINTS[name])
-            # copied: rows of a store cannot be written
-            value = torch.as_tensor(np.array(example.params[name], np.float32)).view(-1, 3)
-            rotations[joints] = rotvec_to_rotmat(value)
-            weight[joints] = torch.as_tensor(example.weights.get(name, 1.0), dtype=torch.float32)
-    out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
+            rotvecs[joints] = np.asarray(example.params[name], np.float32).reshape(-1, 3)
+            weight[joints] = example.weights.get(name, 1.0)
+    out = dict(_UNKNOWN)
+    # all in one go, and not by torch: small operations cost it more than the crop takes to cut
+    out["rotations"] = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()
+    out["rotation_weight"] = torch.from_numpy(weight)
     out["keypoints_2d"] = torch.as_tensor(np.nan_to_num(example.keypoints_2d).astype(np.float32))
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):
         if name in example.params:
             value = torch.as_tensor(np.array(example.params[name], np.float32))[:10]
-            out[name][: len(value)] = value
+            out[name] = torch.nn.functional.pad(value, (0, 10 - len(value)))
             out[f"{name}_weight"] = torch.tensor(float(example.weights.get(name, 1.0)))
     return out
 

@@ -67,7 +67,7 @@ class AffineCrop:
     @property
     def scale(self) -> Tensor:
         """(B,) pixels of the crop per pixel of the picture."""
-        return torch.linalg.det(self.matrix[..., :2]).abs().sqrt()
+        return _determinant(self.matrix).abs().sqrt()
 
     @property
     def side_px(self) -> Tensor:
@@ -77,7 +77,7 @@ class AffineCrop:
     @property
     def center_px(self) -> Tensor:
         """(B, 2) middle of the square in the picture."""
-        middle = self.matrix.new_full((len(self.matrix), 1, 2), self.size / 2)
+        middle = self.matrix.new_full((self.matrix.shape[0], 1, 2), self.size / 2)
         return self.to_image(middle)[:, 0]
 
     def to_crop(self, points_px: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class AffineCrop:
 
     def to_image(self, points_px: Tensor) -> Tensor:
         """(B, P, 2) pixels of the crop -> pixels of the picture."""
-        inverse = torch.linalg.inv(self.matrix[..., :2])
+        inverse = _inverse(self.matrix)
         return (points_px - self.matrix[:, None, :, 2]) @ inverse.mT
 
     def to_unit(self, points_px: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class AffineCrop:
         ``first`` is where pixels are at hand, e.g. a large crop of the person; the result takes
         pixels of it to pixels of this crop.
         """
-        inverse = torch.linalg.inv(first.matrix[..., :2])
+        inverse = _inverse(first.matrix)
         linear = self.matrix[..., :2] @ inverse
         shift = self.matrix[..., 2:] - linear @ first.matrix[..., 2:]
         return AffineCrop(torch.cat([linear, shift], -1), self.size)
@@ -121,12 +121,26 @@ class AffineCrop:
         steps = torch.arange(self.size, dtype=image.dtype, device=image.device) + 0.5
         rows, columns = torch.meshgrid(steps, steps, indexing="ij")
         grid = torch.stack([columns, rows], -1).reshape(1, -1, 2)
-        points = self.to_image(grid.expand(len(image), -1, -1).to(self.matrix.dtype))
-        unit = 2 * points / points.new_tensor([width, height]) - 1
+        points = self.to_image(grid.expand(image.shape[0], -1, -1).to(self.matrix.dtype))
+        # not by a tensor of both sizes: that would be a constant in an exported model
+        unit = torch.stack([2 * points[..., 0] / width - 1, 2 * points[..., 1] / height - 1], -1)
         unit = unit.view(-1, self.size, self.size, 2).to(image.dtype)
         return torch.nn.functional.grid_sample(
             image, unit, mode="bilinear", padding_mode="zeros", align_corners=False
         )
+
+
+def _determinant(matrix: Tensor) -> Tensor:
+    """Of the linear part of (..., 2, 3)."""
+    return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of the linear part of (..., 2, 3), in closed form: no solver to wait for, and exportable."""
+    a, b = matrix[..., 0, 0], matrix[..., 0, 1]
+    c, d = matrix[..., 1, 0], matrix[..., 1, 1]
+    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    return adjugate / _determinant(matrix)[..., None, None]
 
 
 def box_around(points: Tensor, seen: Tensor, scale: float) -> tuple[Tensor, Tensor]:

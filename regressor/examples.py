@@ -98,6 +98,11 @@ class ExampleSource(Protocol):
         ...
 
 
+def modality_of(source: ExampleSource) -> Modality:
+    """Return what all examples of a source show; whole people where it does not say."""
+    return getattr(source, "modality", Modality.BODY)
+
+
 def box_of_keypoints(keypoints_2d: np.ndarray, least: float = 0.1) -> tuple[np.ndarray, float]:
     """Return the middle (2,) and the longer side of the box of the keypoints seen.
 

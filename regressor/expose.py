@@ -7,7 +7,7 @@ it. Sizes, weights and switches cite the paper and the configuration that was re
 checkpoint where the two differ.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.spec import keypoint_part
 from regressor.backbones import BackboneConfig
 from regressor.crops import AffineCrop, box_around
-from regressor.experts import Expert, HeadConfig
+from regressor.experts import Expert, HeadConfig, JointMaps
 from regressor.kinematics import (
     BodyPoints,
     absolute_rotations,
@@ -59,11 +59,17 @@ class ExposeConfig:
     freeze_body: bool = True
     """The body network is fixed while the parts learn on whole-body data."""
     order_6d: Order6D = "interleaved"
+    dropout: float = 0.5
+    """In all heads (released). Where training is short it only slows learning down."""
+    body_activation: bool = False
+    """A rectifier in the body network's head; the released one has none."""
+    joint_features: bool = False
+    """The body network reads its features at the joints it sees (JointPool); not in ExPose."""
 
     @classmethod
     def released(cls) -> "ExposeConfig":
-        """The hand's crop is three times its joints' box there."""
-        return cls(hand_box=3.0)
+        """Its hand's crop is three times the joints' box, and HRNet's last stage never runs."""
+        return cls(body=replace(BackboneConfig.hrnet(), last_stage=False), hand_box=3.0)
 
     @classmethod
     def tiny(cls) -> "ExposeConfig":
@@ -121,11 +127,14 @@ class ExposeOutput:
         body: The body network's answer alone.
         final: With hands and head from the parts' networks.
         crops: Where each part was looked for.
+        joints: Where the body network sees the joints of ``Expose.joint_points``, if it was made
+            for that.
     """
 
     body: Regressed
     final: Regressed
     crops: dict[PartName, AffineCrop]
+    joints: JointMaps | None = None
 
 
 class Expose(nn.Module):
@@ -151,13 +160,17 @@ class Expose(nn.Module):
             "head": ParamLayout(HEAD_PARTS, config.order_6d),
         }
         mean = self.rest(body) if body_mean is None else body_mean
-        head = HeadConfig(hidden=config.hidden, activation=False)
+        head = HeadConfig(config.hidden, config.dropout, activation=config.body_activation)
+        self.joint_points = [
+            k for k, name in enumerate(self.point_names) if keypoint_part(name) == "body"
+        ]
         self.body = Expert(
             config.body, self.layouts["body"], mean, head,
             mixed=config.mixed_features and config.body.kind == "hrnet",
+            joints=len(self.joint_points) if config.joint_features else 0,
         )  # fmt: skip
         if config.parts:
-            part_head = HeadConfig(hidden=config.hidden)
+            part_head = HeadConfig(config.hidden, config.dropout)
             means = self._part_means(mean)
             self.hand = Expert(config.hand, self.layouts["hand"], means["hand"], part_head)
             self.head = Expert(config.head, self.layouts["head"], means["head"], part_head)
@@ -181,6 +194,12 @@ class Expose(nn.Module):
         if self.config.parts and self.config.freeze_body:
             self.body.eval()
         return self
+
+    def use_precision(self, dtype: torch.dtype | None) -> None:
+        """Run the encoders in half precision, or in full if None."""
+        for expert in self.children():
+            if isinstance(expert, Expert):
+                expert.precision = dtype
 
     def part_points(self, name: PartName) -> list[int]:
         """Positions in ``point_names`` of the points that a part's crop is about."""
@@ -237,10 +256,10 @@ class Expose(nn.Module):
         config = self.config
         frozen = config.parts and config.freeze_body and self.training
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            flat = self.body(pictures.look(pictures.body_crop))[-1]
-            body = self.assemble(self.layouts["body"].split(flat), pictures.body_crop)
+            stages, joints = self.body.look(pictures.look(pictures.body_crop))
+            body = self.assemble(self.layouts["body"].split(stages[-1]), pictures.body_crop)
         if not config.parts:
-            return ExposeOutput(body, body, {})
+            return ExposeOutput(body, body, {}, joints)
 
         absolute = absolute_rotations(body.rotations, self.points.parents)
         crops: dict[PartName, AffineCrop] = {}
@@ -252,7 +271,8 @@ class Expose(nn.Module):
                 found[name] = self._look_at_head(look, body)
             else:
                 found[name] = self._look_at_hand(look, body, absolute, name)
-        return ExposeOutput(body, self._join(body, absolute, found, pictures.body_crop), crops)
+        final = self._join(body, absolute, found, pictures.body_crop)
+        return ExposeOutput(body, final, crops, joints)
 
     def assemble(self, values: dict[str, Tensor], crop: AffineCrop) -> Regressed:
         """Pose the body from named values and project it into the whole picture."""
@@ -279,7 +299,8 @@ class Expose(nn.Module):
             everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
             scale = config.head_box if name == "head" else config.hand_box
             center, side = box_around(points, everywhere, scale)
-        flip = torch.full_like(side, name == "left_hand", dtype=torch.bool)
+        constant = torch.ones_like if name == "left_hand" else torch.zeros_like
+        flip = constant(side, dtype=torch.bool)
         return AffineCrop.from_boxes(center, side.clamp_min(_NOWHERE_PX), size, flip=flip)
 
     def _look_at_hand(
@@ -292,7 +313,7 @@ class Expose(nn.Module):
             wrist, pose = mirror_rotations(wrist), mirror_rotations(pose)
         layout = self.layouts["hand"]
         start = layout.replace(
-            self.hand.head.mean.expand(len(look), -1), {"wrist": wrist, "hand_pose": pose}
+            self.hand.head.mean.expand(look.shape[0], -1), {"wrist": wrist, "hand_pose": pose}
         )
         values = layout.split(self.hand(look, start)[-1])
         if name == "left_hand":
@@ -302,7 +323,7 @@ class Expose(nn.Module):
 
     def _look_at_head(self, look: Tensor, body: Regressed) -> dict[str, Tensor]:
         layout = self.layouts["head"]
-        mean = self.head.head.mean.expand(len(look), -1)
+        mean = self.head.head.mean.expand(look.shape[0], -1)
         expression = torch.nn.functional.pad(body.expression, (0, 40))
         start = layout.replace(
             mean, {"jaw_pose": body.rotations[:, [22]], "expression": expression}

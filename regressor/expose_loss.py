@@ -9,6 +9,7 @@ from regressor.expose import PART_NAMES, Expose, ExposeOutput, Pictures
 from regressor.losses import (
     LossWeights,
     keypoint_loss,
+    place_loss,
     rotation_loss,
     shape_margin_loss,
     squared_loss,
@@ -45,18 +46,38 @@ def expose_loss(
     reduction, final = weights.reduction, output.final
     crop = pictures.body_crop
 
-    terms = {
-        "body_2d": weights.body_2d
-        * keypoint_loss(
-            crop.to_unit(final.points_px), crop.to_unit(known_2d[..., :2]), seen, reduction
-        )
-    }
     is_body = torch.tensor(
         [keypoint_part(name) == "body" for name in model.point_names], device=device
     )
+    terms = {
+        "body_2d": weights.body_2d
+        * keypoint_loss(
+            crop.to_unit(final.points_px),
+            crop.to_unit(known_2d[..., :2]),
+            seen * torch.where(is_body, 1.0, weights.part_points_in_body),
+            reduction,
+        )
+    }
     known_3d = targets.keypoints_3d[:, rows]
     weight_3d = known_3d[..., 3] * torch.where(is_body, weights.body_3d, weights.part_3d)
     terms["points_3d"] = keypoint_loss(final.points, known_3d[..., :3], weight_3d, reduction)
+
+    if output.joints is not None and not output.crops:  # with parts, the body is settled
+        of_body = model.joint_points
+        place = crop.to_unit(known_2d[:, of_body, :2])
+        inside = seen[:, of_body] * (place.abs() < 1).all(-1)
+        terms["joint_places"] = weights.joint_places * keypoint_loss(
+            output.joints.xy, place, inside, reduction
+        )
+        terms["joint_maps"] = weights.joint_maps * place_loss(
+            output.joints.log_share, place, inside, reduction
+        )
+        terms["joint_depths"] = weights.joint_depths * keypoint_loss(
+            output.joints.z[..., None],
+            known_3d[:, of_body, 2:3],
+            known_3d[:, of_body, 3] * inside,
+            reduction,
+        )
 
     for name in PART_NAMES if output.crops else ():
         part, of_part = output.crops[name], model.part_points(name)
@@ -70,6 +91,8 @@ def expose_loss(
         )
 
     rotation_weight = targets.rotation_weight.clone()
+    rotation_weight[:, 0] *= weights.root
+    rotation_weight[:, 25:] *= weights.fingers
     for joints, part in ((_JAW, "face"), (_LEFT, "left_hand"), (_RIGHT, "right_hand")):
         rotation_weight[:, joints] *= _mean_confidence(known_2d, model, part)[:, None]
     terms["rotations"] = weights.rotations * rotation_loss(

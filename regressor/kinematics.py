@@ -21,7 +21,7 @@ def all_rotations(params: dict[str, Tensor]) -> Tensor:
     like = next(iter(params.values()))
     eye = torch.eye(3, dtype=like.dtype, device=like.device)
     parts = [
-        params.get(name, eye.expand(len(like), counts.get(name, 1), 3, 3)) for name in ROTATIONS
+        params.get(name, eye.expand(like.shape[0], counts.get(name, 1), 3, 3)) for name in ROTATIONS
     ]
     return torch.cat(parts, 1)
 
@@ -78,11 +78,11 @@ class BodyPoints(nn.Module):
 
     def forward(self, rotmats: Tensor, betas: Tensor, expression: Tensor | None = None) -> Tensor:
         """(B, 55, 3, 3), (B, <= betas), (B, <= expressions) -> (B, P, 3) metres, pelvis at 0."""
-        shape = betas.new_zeros(len(betas), self.num_betas + self.num_expression)
+        shape = betas.new_zeros(betas.shape[0], self.num_betas + self.num_expression)
         count = min(betas.shape[-1], self.num_betas)
         shape[:, :count] = betas[:, :count]
         if expression is not None:
             count = min(expression.shape[-1], self.num_expression)
             shape[:, self.num_betas : self.num_betas + count] = expression[:, :count]
-        points = sliced_points(self._sliced, rotmats, shape, betas.new_zeros(len(betas), 3))
+        points = sliced_points(self._sliced, rotmats, shape, betas.new_zeros(betas.shape[0], 3))
         return points - points[:, self.names.index("pelvis"), None]

@@ -72,27 +72,25 @@ class ParamLayout:
 
     def join(self, values: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``split``, for values that broadcast; names that lack raise KeyError."""
-        flat = []
-        for part in self.parts:
-            value = values[part.name]
-            if part.rotation:
-                value = self._from_columns(rotmat_to_rot6d(value)).flatten(-2)
-            flat.append(value)
+        flat = [self._flat(part, values[part.name]) for part in self.parts]
         batch = torch.broadcast_shapes(*(v.shape[:-1] for v in flat))
         return torch.cat([v.expand(*batch, -1) for v in flat], -1)
 
     def replace(self, flat: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Return the vector (..., size) with some parts replaced; rotations come as matrices."""
-        pieces = []
-        for part in self.parts:
-            if part.name not in values:
-                pieces.append(flat[..., self.slices[part.name]])
-                continue
-            value = values[part.name]
-            if part.rotation:
-                value = self._from_columns(rotmat_to_rot6d(value)).flatten(-2)
-            pieces.append(value.expand(*flat.shape[:-1], -1))
+        pieces = [
+            self._flat(part, values[part.name]).expand(*flat.shape[:-1], -1)
+            if part.name in values
+            else flat[..., self.slices[part.name]]
+            for part in self.parts
+        ]
         return torch.cat(pieces, -1)
+
+    def _flat(self, part: Part, value: Tensor) -> Tensor:
+        """A part's numbers (..., width)."""
+        if not part.rotation:
+            return value
+        return self._from_columns(rotmat_to_rot6d(value)).flatten(-2)
 
     def _to_columns(self, six: Tensor) -> Tensor:
         if self.order_6d == "columns":

@@ -58,6 +58,27 @@ def shape_margin_loss(betas: Tensor, margin: float = 3.0) -> Tensor:
     return (betas.abs() - margin).clamp_min(0).square().sum() / len(betas)
 
 
+def place_loss(log_share: Tensor, target: Tensor, weight: Tensor, reduction: Reduction) -> Tensor:
+    """Cross-entropy of maps with blots of one cell's deviation around the true places.
+
+    Distances between means alone start with hardly a slope; this finds the places first.
+
+    Args:
+        log_share: (B, J, H, W) logarithm of distributions.
+        target: (B, J, 2) in [-1, 1] over the map.
+        weight: (B, J).
+        reduction: See ``masked``.
+    """
+    height, width = log_share.shape[-2:]
+    size = target.new_tensor([width, height])
+    cell = (target + 1) / 2 * size - 0.5  # where cells' middles are whole numbers
+    across = torch.arange(width, device=target.device) - cell[..., :1]
+    down = torch.arange(height, device=target.device) - cell[..., 1:]
+    blot = torch.exp(-0.5 * (down.square()[..., :, None] + across.square()[..., None, :]))
+    blot = blot / blot.sum((-1, -2), keepdim=True).clamp_min(1e-12)
+    return masked(-(blot * log_share).sum((-1, -2)), weight, reduction)
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """ExPose's released weights."""
@@ -72,4 +93,23 @@ class LossWeights:
     expression: float = 1.0
     betas: float = 0.001
     betas_margin: float = 1.0
+    alone_2d: float = 1.0
+    """Hands and heads alone: 2D points in units of their crop."""
+    alone_3d: float = 0.0
+    """3D points around their middle (released: 1 for hands, but from a step never reached)."""
+    alone_rotations: float = 1.0
+    alone_expression: float = 1.0
+    alone_betas: float = 1.0
+    part_points_in_body: float = 1.0
+    """Of points of hands and face within ``body_2d``; they are 93 of 127."""
+    root: float = 1.0
+    """Of the root's rotation within ``rotations``."""
+    fingers: float = 1.0
+    """Of the fingers' within ``rotations``; they are 30 of 55."""
+    joint_places: float = 1.0
+    """2D of JointPool in units of the crop, where there is one (not in ExPose)."""
+    joint_maps: float = 1.0
+    """The cross-entropy of its maps."""
+    joint_depths: float = 1.0
+    """Its depths, metres."""
     reduction: Reduction = "sum"

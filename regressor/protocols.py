@@ -193,16 +193,22 @@ def f_score(predicted: np.ndarray, truth: np.ndarray, threshold_m: float) -> flo
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def pck(distances: np.ndarray, threshold: float | np.ndarray) -> float:
+def pck(
+    distances: np.ndarray, threshold: float | np.ndarray, axis: int | None = None
+) -> float | np.ndarray:
     """Return the share of distances that are at most a threshold (0..1); NaN if there are none.
 
     Args:
         distances: Of any shape; those not finite are not counted.
         threshold: The same unit; a number, or one that broadcasts (a share of each person's box).
+        axis: Along which shares are taken (1 for one a person); over all if None.
     """
     distances = np.asarray(distances, float)
     known = np.isfinite(distances)
-    return float((distances <= threshold)[known].mean()) if known.any() else float("nan")
+    count = known.sum(axis)
+    right = ((distances <= threshold) & known).sum(axis)
+    share = np.where(count > 0, right / np.maximum(count, 1), np.nan)
+    return float(share) if axis is None else share
 
 
 def auc(distances: np.ndarray, low: float = 0.0, high: float = 0.05, steps: int = 100) -> float:

@@ -9,6 +9,7 @@ whole, so an interrupted run goes on where it was.
 import math
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from bodymodel.spec import SMPLX_KEYPOINTS
 from regressor.examples import Example, PictureFile, box_of_keypoints
 
 SHARD = 50
+LEAST_INSIDE = 12
+"""Keypoints (of 145) that lie in the picture, or the person is no example."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SyntheticConfig:
     """Take poses of the subjects that training leaves out (number divisible by five)."""
     occluders: float = 0.3
     """Share of the pictures with something in front of the person."""
+    variety: float = 0.7
+    """Share of the pictures with patterned and loose clothes and cluttered surroundings."""
     workers: int = 1
     """Processes."""
 
@@ -95,15 +100,20 @@ def render_shard(config: SyntheticConfig, shard: int) -> Path:
 
 
 def _motion(config: SyntheticConfig):
+    return _motion_of(config.mocap, config.held_out)
+
+
+@lru_cache(maxsize=1)
+def _motion_of(mocap: Path | None, wants_held_out: bool):
     from bodymodel.mocap import load_mocap, packaged_motion, plausible_frames, retarget
 
-    if config.mocap is None:
+    if mocap is None:
         motion = packaged_motion()
     else:
-        motion = retarget(load_mocap(config.mocap))
+        motion = retarget(load_mocap(mocap))
         motion = motion.take(plausible_frames(motion))
     train, held_out = motion.split()
-    return held_out if config.held_out else train
+    return held_out if wants_held_out else train
 
 
 def _photo(model, params, config: SyntheticConfig, rng: np.random.Generator):
@@ -113,12 +123,14 @@ def _photo(model, params, config: SyntheticConfig, rng: np.random.Generator):
     from bodymodel.synthetic import (
         dress,
         frame_person,
+        garments,
         head_top_vertex,
         make_backdrop,
         photograph,
         random_lighting,
         random_outfit,
     )
+    from regressor.wardrobe import loosen, make_clutter, pattern
 
     tall = rng.random() < 0.7
     width, height = (config.size * 3 // 4, config.size) if tall else (config.size, config.size)
@@ -134,11 +146,21 @@ def _photo(model, params, config: SyntheticConfig, rng: np.random.Generator):
     vertices, keypoints = vertices + transl, keypoints + transl
 
     body = model.body
+    outfit = random_outfit(rng)
+    colors = dress(body, outfit, rng)
+    surface, backdrop = vertices, None
+    if rng.random() < config.variety:
+        worn = garments(body, outfit)
+        colors = pattern(colors, worn, body.v_template, rng)
+        surface = loosen(vertices, body.faces, worn, body.v_template, rng)
+        backdrop = make_clutter(rng, width, height) if rng.random() < 0.8 else None
+    if backdrop is None:
+        backdrop = make_backdrop(rng, width, height, horizon=float(rng.uniform(0.4, 0.8)))
     image = photograph(
-        vertices.astype(np.float32),
+        surface.astype(np.float32),
         body.faces,
-        dress(body, random_outfit(rng), rng),
-        make_backdrop(rng, width, height, horizon=float(rng.uniform(0.4, 0.8))),
+        colors,
+        backdrop,
         focal,
         center,
         random_lighting(rng),
@@ -223,7 +245,10 @@ class SyntheticPeople:
         for shard in shards:
             with np.load(shard, allow_pickle=False) as file:
                 arrays.append({key: file[key] for key in file})
-        return cls(root, {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]})
+        labels = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]}
+        # somebody who left the picture but for a toe teaches nothing, and has no box
+        inside = (labels["keypoints_2d"][..., 2] > 0).sum(1) >= LEAST_INSIDE
+        return cls(root, {k: v[inside] for k, v in labels.items()})
 
     def __len__(self) -> int:
         return len(self.labels["image"])

@@ -1,13 +1,13 @@
 """Train an expressive body regressor on accepted fits: ``python -m regressor.train lsp/fits``.
 
-The model (ExPose) learns in two turns: first the body network alone, then hands and head while the
-body stays as it is. Run it again and it goes on where it stopped. Several machines or cards: start
-it with ``torchrun``.
+The model (ExPose) learns in turns: first the body network alone; hands and heads alone, where there
+are such data; then hands and head of whole people, and those alone, while the body stays as it is.
+Run it again and it goes on where it stopped. Several machines or cards: start it with ``torchrun``.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,10 +16,13 @@ import tyro
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
+    from regressor.augment import AugmentConfig
     from regressor.examples import ExampleSource
     from regressor.expose import Expose, ExposeConfig
+    from regressor.losses import LossWeights
+    from regressor.training import Rank
 
-Size = Literal["tiny", "small", "resnet18", "resnet50", "hrnet"]
+Size = Literal["tiny", "small", "cpu", "resnet18", "resnet50", "hrnet"]
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,36 @@ class TrainConfig:
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Stores of fits (DATA/fits), folders of regressor.synthetic, labels of published data sets:
-    FILE, or LAYOUT:FILE@PHOTOS where it cannot be guessed (spin, expose, bedlam, agora ...)."""
+    FILE, or LAYOUT:FILE@PHOTOS where it cannot be guessed (spin, expose, bedlam, agora ...). With
+    hands: or heads: before it, only the hands or heads of its people, as close-ups."""
     out: Path = Path("regressor-training")
     """Folder of this training: weights, state, figures."""
+    shares: tuple[float, ...] = ()
+    """How often each of the data is drawn from, relative to others that show the same (people,
+    hands or heads); equal turns if empty."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
     decisions: str | None = None
     """Database (path or URL) or Parquet file of decisions. [decisions.sqlite in each store]"""
     size: Size = "small"
-    """Encoders: tiny and small for a CPU, resnet18, resnet50, hrnet (the paper's) for a GPU."""
+    """Encoders: tiny and small for tests, cpu for an hour of one core (96 px, features at joints,
+    no dropout), resnet18, resnet50, hrnet (the paper's) for a GPU."""
     body: str = "open"
     """The body that the fits belong to: open, or your own SMPL-X model."""
     steps: int = 20000
     """Steps of the body network."""
     part_steps: int = -1
     """Steps of hands and head after it; -1: as many, 0: the body network alone."""
+    alone_steps: int = -1
+    """Steps of hands and heads alone between those two; -1: as many, where there are such data."""
     batch: int = 32
-    """Persons a step (and process)."""
+    """Persons a step (and process); of hands and of heads alone, four thirds as many each."""
     learning_rate: float = 3e-4
     """Of Adam."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """How the rate falls: to a tenth twice, as released, or smoothly to nothing."""
+    memory_gb: float = 4.0
+    """Decoded photos are kept until they take so much (of each process)."""
     start: Path | None = None
     """Weights to start from: a checkpoint of ours, whole or in parts."""
     backbone: Path | None = None
@@ -56,7 +70,7 @@ class TrainConfig:
     patience: int = 0
     """End a turn after so many checks without a better figure; 0: never."""
     mixed_precision: bool = False
-    """Half precision where it is safe."""
+    """Encoders in half precision, all else in full; on CPUs that have it, nearly twice as fast."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     workers: int = 0
@@ -96,10 +110,41 @@ def model_config(size: Size) -> "ExposeConfig":
     if size == "small":
         small = BackboneConfig.small()
         return replace(tiny, body=small, hand=small, head=small, body_size=160, hidden=512)
+    if size == "cpu":
+        # 0.1 s a step of 32 on one core. Dropout and the head without rectifiers are for long
+        # trainings with large encoders: here they kept the answer at the mean pose
+        return replace(
+            tiny, body=BackboneConfig.small(), body_size=96, hand_size=64, head_size=64, hidden=512,
+            dropout=0.0, body_activation=True, joint_features=True,
+        )  # fmt: skip
     if size == "hrnet":
         return ExposeConfig()
     body = BackboneConfig.resnet50() if size == "resnet50" else BackboneConfig.resnet18()
     return ExposeConfig(body=body, body_size=224, mixed_features=False)
+
+
+def loss_weights(size: Size) -> "LossWeights":
+    """Return the losses' weights for a size: the released ones, but for ``cpu``."""
+    from regressor.losses import LossWeights
+
+    if size != "cpu":
+        return LossWeights()
+    # 93 points and 30 rotations of face and fingers, a few pixels of this crop, would drown the
+    # body; the places of joints are what teaches the encoder first
+    return LossWeights(
+        body_3d=2.0, root=2.0, fingers=0.2, part_points_in_body=0.1, joint_maps=5.0,
+        joint_places=3.0, joint_depths=3.0,
+    )  # fmt: skip
+
+
+def augmentation(size: Size) -> "AugmentConfig":
+    """Return how crops are drawn for a size: as released, but for ``cpu``."""
+    from regressor.augment import AugmentConfig
+
+    if size != "cpu":
+        return AugmentConfig()
+    # rendered pictures need more of what photos have; turned ones are rendered already
+    return AugmentConfig(contrast=0.4, low_resolution_share=0.2, rotation_share=0.2)
 
 
 def train(config: TrainConfig) -> int:
@@ -109,39 +154,67 @@ def train(config: TrainConfig) -> int:
     from bodymodel.files import load_body
     from curation.stopping import StopSignals
     from regressor.checkpoints import read_checkpoint
+    from regressor.examples import Modality, modality_of
     from regressor.expose import Expose
+    from regressor.kept import KeptSource, PictureMemory
+    from regressor.mean_pose import mean_parameters
     from regressor.training import Rank
 
-    if config.smoke:
-        config = _smoke(config)
     body = load_body(config.body)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     rank = Rank.from_environment(device)
-    sources = [_open_source(path, config, body) for path in config.data]
+    if config.smoke:
+        config = _smoke(config, rank)
+    memory = PictureMemory(int(config.memory_gb * 2**30))
+    sources = [KeptSource(_open_source(path, config, body), memory) for path in config.data]
     if not sources:
         raise UsageError(
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
             "--smoke to see it work on rendered people"
         )
+    if config.shares and (len(config.shares) != len(sources) or min(config.shares) <= 0):
+        raise UsageError(
+            f"--shares takes one positive number for each of the {len(sources)} data given, got "
+            f"{' '.join(map(str, config.shares))}"
+        )
+    kinds = {modality_of(source) for source in sources}
+    if Modality.BODY not in kinds:
+        raise UsageError(
+            "hands and heads alone do not make a body: give whole people, too (rendered ones of "
+            "python -m regressor.synthetic will do)"
+        )
     full = model_config(config.size)
+    people = next(source for source in sources if modality_of(source) is Modality.BODY)
+    mean = mean_parameters(body, people, full.order_6d)
     figures: dict[str, float] = {}
     with StopSignals() as signals:
         turns = [("body", replace(full, parts=False), config.steps)]
         part_steps = config.steps if config.part_steps < 0 else config.part_steps
+        alone_steps = part_steps if config.alone_steps < 0 else config.alone_steps
+        if part_steps and alone_steps and kinds != {Modality.BODY}:
+            turns.append(("alone", full, alone_steps))
         if part_steps:
             turns.append(("parts", full, part_steps))
+        before: list[Path] = []
         for name, settings, steps in turns:
             torch.manual_seed(config.seed)
-            model = Expose(body, settings).to(rank.device)
+            model = Expose(body, settings, mean).to(rank.device)
             if config.backbone is not None:
                 _load_backbones(model, config.backbone)
             if config.start is not None:
                 _load_some(model, read_checkpoint(config.start).state)
+            for earlier in before:
+                state = read_checkpoint(earlier / "model.safetensors").state
+                # of hands and heads alone, whose body never learned, only their networks
+                keep = ("hand.", "head.") if earlier.name == "alone" else ("",)
+                _load_some(model, {k: v for k, v in state.items() if k.startswith(keep)})
             if name == "parts":
-                _load_some(model, read_checkpoint(config.out / "body" / "model.safetensors").state)
                 model.body.requires_grad_(not settings.freeze_body)
+            elif name == "alone":
+                model.body.requires_grad_(False)
+            before.append(config.out / name)
             figures = _turn(
                 config, name, model, sources, steps, rank, body, lambda: signals.signal is not None
             )
@@ -157,35 +230,68 @@ def train(config: TrainConfig) -> int:
         status = "done" if done else "stopped; run the same command again to go on"
         summary = {k: round(v, 4) for k, v in figures.items() if k.startswith("held_out/")}
         print(json.dumps({"train": status, "out": str(config.out), **summary}))  # noqa: T201
+    rank.leave()
     return 0 if done else 130
 
 
-def _turn(config, name, model, sources, steps, rank, body, stop) -> dict[str, float]:
-    """Train one of the two turns."""
+def _turn(
+    config: TrainConfig,
+    name: Literal["body", "alone", "parts"],
+    model: "Expose",
+    sources: "Sequence[ExampleSource]",
+    steps: int,
+    rank: "Rank",
+    body: "BodyData",
+    stop: Callable[[], bool],
+) -> dict[str, float]:
+    """Train one of the turns."""
     from tqdm import tqdm
 
     from regressor.augment import AugmentConfig
-    from regressor.figures import held_out_figures
-    from regressor.losses import LossWeights
-    from regressor.mixture import Mixture, hold_out
+    from regressor.conditioning import Conditioning
+    from regressor.examples import Modality, modality_of
+    from regressor.figures import held_out_figures, led_by_parts
+    from regressor.mixture import PARTS_PER_PERSON, Mixture, PartDraw, hold_out
     from regressor.training import LoopConfig, train_loop
 
-    source_size = 2 * model.config.body_size
+    settings, short = model.config, config.size == "cpu"
+    # the body's crop needs no more pixels than it has; parts are cut from finer ones
+    source_size = (3 if settings.parts else 1.4) * settings.body_size if short else None
+    source_size = int(source_size or 2 * settings.body_size)
+    # the body's turn has nothing to learn from parts, theirs nothing from whole people
+    shown = {"body": {Modality.BODY}, "alone": {Modality.HAND, Modality.HEAD}}
+    taken = [
+        (source, share)
+        for source, share in zip(sources, config.shares or [1.0] * len(sources), strict=True)
+        if modality_of(source) in shown.get(name, set(Modality))
+    ]
+    sources, shares = [source for source, _ in taken], [share for _, share in taken]
     held = hold_out(sources, config.held_out, config.seed)
+    sizes = {Modality.HAND: model.config.hand_size, Modality.HEAD: model.config.head_size}
+    parts = {
+        kind: PartDraw(
+            max(1, round(PARTS_PER_PERSON * config.batch)), size, AugmentConfig.of(kind),
+            Conditioning.of_body(body),
+        )
+        for kind, size in sizes.items()
+        if any(modality_of(s) is kind for s in sources)
+    }  # fmt: skip
     mixture = Mixture(
         sources=sources,
-        shares=[1.0] * len(sources),
-        batch=config.batch,
-        augment=AugmentConfig(),
+        shares=shares,
+        batch=0 if name == "alone" else config.batch,
+        augment=augmentation(config.size),
         body_size=model.config.body_size,
         source_size=source_size,
         seed=config.seed,
         rank=rank.index,
         skip=tuple(held),
+        parts=parts,
     )
     loop = LoopConfig(
         steps=steps,
         learning_rate=config.learning_rate,
+        schedule=config.schedule,
         mixed_precision=config.mixed_precision,
         workers=config.workers,
         patience=config.patience,
@@ -204,11 +310,12 @@ def _turn(config, name, model, sources, steps, rank, body, stop) -> dict[str, fl
 
     def check(averaged: "Expose") -> dict[str, float]:
         indices = [sorted(h) for h in held]
-        return held_out_figures(averaged, sources, indices, config.batch, source_size)
+        figures = held_out_figures(averaged, sources, indices, config.batch, source_size)
+        return figures if name == "body" else led_by_parts(figures)
 
     try:
         return train_loop(
-            model, mixture, loop, LossWeights(), config.out / name, rank, body.sha256,
+            model, mixture, loop, loss_weights(config.size), config.out / name, rank, body.sha256,
             check=check if any(held) else None, tell=tell, stop=stop,
         )  # fmt: skip
     finally:
@@ -220,9 +327,20 @@ def _is_terminal() -> bool:
 
 
 def _open_source(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
-    """Open a store of fits or a folder of rendered people."""
+    """Open a store of fits, a folder of rendered people, or labels; or close-ups of any of them."""
+    from regressor.close_ups import close_ups
+    from regressor.examples import Modality, modality_of
     from regressor.synthetic import SyntheticPeople
 
+    for prefix, modality in (("hands:", Modality.HAND), ("heads:", Modality.HEAD)):
+        if str(path).startswith(prefix):
+            people = _open_source(Path(str(path).removeprefix(prefix)), config, body)
+            if modality_of(people) is not Modality.BODY:
+                raise UsageError(f"{path}: these are no whole people; leave {prefix} away")
+            parts = close_ups(people, modality)
+            if not len(parts):
+                raise UsageError(f"{path}: nobody there shows {prefix.strip(':')} with labels")
+            return parts
     if any(path.glob("labels-*.npz")):
         return SyntheticPeople.open(path)
     if (path / "meta").is_dir():
@@ -235,22 +353,15 @@ def _open_source(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleS
 def _open_labels(path: Path, body: "BodyData") -> "ExampleSource":
     """Open a data set in one of the published layouts, PATH, LAYOUT:PATH, each with @PHOTOS."""
     from regressor.datasets import LabelError, open_labels
-    from regressor.examples import Modality
 
     try:
-        labels = open_labels(str(path), body)
+        return open_labels(str(path), body)
     except LabelError as error:
         raise UsageError(
             f"{error}\nNor is it a store of fits (meta/, data/) or a folder of rendered people "
             "(labels-*.npz); make one with python -m fitting.run DATA or python -m "
             "regressor.synthetic"
         ) from None
-    if labels.modality is not Modality.BODY:
-        raise UsageError(
-            f"{path} shows {labels.modality.value}s only; this training learns from whole people. "
-            "Leave it out"
-        )
-    return labels
 
 
 def _open_store(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
@@ -305,15 +416,18 @@ def _load_some(model: "Expose", state: dict) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def _smoke(config: TrainConfig) -> TrainConfig:
-    """Two minutes on a CPU: forty rendered people, a few dozen steps."""
+def _smoke(config: TrainConfig, rank: "Rank") -> TrainConfig:
+    """Two minutes on a CPU: forty rendered people, their hands and heads, a few dozen steps."""
     from regressor.synthetic import SyntheticConfig, make_people
 
     folder = config.out / "people"
-    make_people(SyntheticConfig(folder, count=40, size=192, seed=config.seed))
+    if rank.first:
+        make_people(SyntheticConfig(folder, count=40, size=192, seed=config.seed))
+    rank.wait()
+    people = (folder, Path(f"hands:{folder}"), Path(f"heads:{folder}"))
     return replace(
-        config, data=(*config.data, folder), size="tiny", steps=60, part_steps=30, batch=8,
-        check_every=30,
+        config, data=(*config.data, *people), size="tiny", steps=60, part_steps=30,
+        alone_steps=30, batch=8, check_every=30,
     )  # fmt: skip
 
 

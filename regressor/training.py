@@ -6,10 +6,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from regressor.expose import Expose
 from regressor.expose_loss import expose_loss
 from regressor.losses import LossWeights
 from regressor.mixture import Mixture
+from regressor.part_only import part_loss, regress_part
 
 STATE = "state.pt"
 
@@ -32,11 +35,14 @@ class LoopConfig:
     weight_decay: float = 1e-4
     milestones: tuple[float, ...] = (0.6, 0.85)
     """Shares of the steps after which the rate falls to a tenth (released: epochs 60 and 100)."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """``cosine`` falls all the way instead, for short trainings that end at a known step."""
     warm_up: int = 50
     gradient_norm: float = 5.0
     average: float = 0.999
     """Decay of the moving average of the weights, which is what is evaluated and saved."""
     mixed_precision: bool = False
+    """Encoders compute in bfloat16 (float16 on cards without); all else stays float32."""
     workers: int = 0
     save_every: int = 200
     check_every: int = 200
@@ -60,17 +66,76 @@ class Rank:
         if count == 1:
             return cls(0, 1, torch.device(device))
         cuda = device.startswith("cuda")
-        torch.distributed.init_process_group("nccl" if cuda else "gloo")
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return cls(
-            torch.distributed.get_rank(), count,
-            torch.device(f"cuda:{local}") if cuda else torch.device("cpu"),
-        )  # fmt: skip
+        local = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu")
+        if cuda:
+            torch.cuda.set_device(local)
+        # small things go by the processors even where gradients go by the cards; others wait for
+        # the first one's measurements as long as those take
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=2)
+        )
+        return cls(torch.distributed.get_rank(), count, local)
 
     @property
     def first(self) -> bool:
-        """Whether this one writes."""
+        """Whether this one writes and measures."""
         return self.index == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any of them; all of them ask at once."""
+        if self.count == 1:
+            return flag
+        said = torch.tensor(int(flag))
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        return bool(said)
+
+    def wait(self) -> None:
+        """Go on when all are here."""
+        self.any(False)
+
+    def figures_of_first(self, figures: dict[str, float]) -> dict[str, float]:
+        """What the first one says; all of them ask at once."""
+        if self.count == 1:
+            return figures
+        text = torch.tensor(list(json.dumps(figures).encode()), dtype=torch.uint8)
+        length = torch.tensor(len(text))
+        torch.distributed.broadcast(length, 0)
+        if not self.first:
+            text = torch.empty(int(length), dtype=torch.uint8)
+        torch.distributed.broadcast(text, 0)
+        return json.loads(bytes(text.tolist()))
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
+
+class Learner(nn.Module):
+    """From a batch to the terms of its loss: what one call of DDP has to hold.
+
+    Args:
+        model: That learns.
+        weights: Of the terms.
+    """
+
+    def __init__(self, model: Expose, weights: LossWeights) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = weights
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Of whole people, and of hands and heads alone; absent is what the batch has none of."""
+        terms: dict[str, Tensor] = {}
+        if len(batch):
+            output = self.model(batch.pictures)
+            terms = expose_loss(self.model, output, batch.pictures, batch.targets, self.weights)
+        for modality, part in batch.parts.items():
+            found = regress_part(self.model, modality, part.pictures, part.start)
+            terms |= part_loss(
+                self.model, modality, found, part.pictures, part.targets, self.weights
+            )
+        return terms
 
 
 class Journal:
@@ -114,8 +179,11 @@ class Journal:
 
 def rate_at(config: LoopConfig, step: int) -> float:
     """The learning rate of a step."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1))
+    if config.schedule == "cosine":
+        return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
     falls = sum(step >= share * config.steps for share in config.milestones)
-    return config.learning_rate * min(1.0, (step + 1) / max(config.warm_up, 1)) * 0.1**falls
+    return rate * 0.1**falls
 
 
 def train_loop(
@@ -148,26 +216,29 @@ def train_loop(
     Returns:
         The last figures.
     """
-    torch.manual_seed(config.seed + 1000 * rank.index)
+    dtype = _precision(config, rank.device)
+    model.use_precision(dtype)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     average = _Average(model, config.average)
-    step, best, since = _resume(folder, model, average, optimiser, rank)
-    wrapped = _wrap(model, rank)
+    scaler = torch.amp.GradScaler(enabled=dtype is torch.float16)
+    step, best, since = _resume(folder, model, average, optimiser, scaler, rank)
+    if config.patience and since >= config.patience:
+        return {}
+    learner = _wrap(Learner(model, weights), rank)
     journal = Journal(folder, step) if rank.first else None
-    scaler = torch.amp.GradScaler(enabled=config.mixed_precision and rank.device.type == "cuda")
     figures: dict[str, float] = {}
     model.train()
     started = time.monotonic()
     for batch in _batches(mixture, step, config.steps, config.workers):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(config, step)
+        # dropout, too, is a function of seed, rank and step: there is no random state to keep
+        torch.manual_seed(_seed_of(config.seed, rank.index, step))
         batch = batch.to(rank.device)
-        with _precision(config, rank):
-            output = wrapped(batch.pictures)
-        terms = expose_loss(model, output, batch.pictures, batch.targets, weights)
+        terms = learner(batch)
         loss = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -175,7 +246,8 @@ def train_loop(
         nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
         scaler.step(optimiser)
         scaler.update()
-        average.update(model)
+        if rank.first:
+            average.update(model)
         step += 1
         if step % 10 == 0 or step == config.steps:
             figures = {"loss": float(loss.detach())}
@@ -190,14 +262,17 @@ def train_loop(
             tell(step, figures)
             if journal:
                 journal.write(step, figures)
-        ends = step == config.steps or stop()
+        # the first one measures and writes; what follows from it, all do alike
+        ends = rank.any(stop() or step == config.steps)
         if check and (step % config.check_every == 0 or ends):
-            found = average.evaluate(model, check)
+            model.use_precision(None)  # measured as it will be used
+            found = rank.figures_of_first(average.evaluate(model, check) if rank.first else {})
+            model.use_precision(dtype)
             figures |= {f"held_out/{k}": v for k, v in found.items()}
             if journal:
                 journal.write(step, {f"held_out/{k}": v for k, v in found.items()})
             tell(step, figures)
-            value = next(iter(found.values()))
+            value = next(iter(found.values()), math.inf)
             since = 0 if value < best else since + 1
             if value < best:
                 best = value
@@ -208,50 +283,49 @@ def train_loop(
         if rank.first and (step % config.save_every == 0 or ends):
             notes = {"step": str(step), "loop": json.dumps(asdict(config))}
             average.save(folder / "model.safetensors", model, body_sha256, notes)
-            _save_state(folder, model, average, optimiser, step, best, since)
+            _save_state(folder, model, average, optimiser, scaler, step, best, since)
         if ends:
             break
     if journal:
         journal.close()
+    model.use_precision(None)
+    rank.wait()  # nobody reads weights that are still being written
     return figures
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _batches(mixture: Mixture, first: int, last: int, workers: int) -> Iterator[Batch]:
     """The steps' batches in order, made ahead by worker processes if there are any."""
-    from torch.utils.data import DataLoader, Sampler
-
-    class Steps(Sampler):
-        def __iter__(self):
-            return iter(range(first, last))
-
-        def __len__(self) -> int:
-            return max(0, last - first)
+    from torch.utils.data import DataLoader
 
     return iter(
         DataLoader(
             mixture,
             batch_size=None,
-            sampler=Steps(),
+            sampler=range(first, last),
             num_workers=workers,
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # not the one of dropout: it must go on as it was
             multiprocessing_context="spawn" if workers else None,
         )
     )
 
 
-def _precision(config: LoopConfig, rank: Rank) -> AbstractContextManager:
+def _precision(config: LoopConfig, device: torch.device) -> torch.dtype | None:
     if not config.mixed_precision:
-        return nullcontext()
-    dtype = torch.bfloat16 if rank.device.type == "cpu" else torch.float16
-    return torch.autocast(rank.device.type, dtype)
+        return None
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
-def _wrap(model: Expose, rank: Rank) -> nn.Module:
+def _wrap(learner: Learner, rank: Rank) -> nn.Module:
     if rank.count == 1:
-        return model
+        return learner
     devices = [rank.device] if rank.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=True)
+    return nn.parallel.DistributedDataParallel(learner, devices, find_unused_parameters=True)
 
 
 class _Average:
@@ -267,11 +341,13 @@ class _Average:
         self.count += 1
         # early on the average follows, or it would be mostly what the weights were drawn as
         decay = min(self.decay, self.count / (self.count + 9))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
+        values = model.state_dict()
+        floating = [k for k, v in values.items() if v.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[k] for k in floating], [values[k] for k in floating], 1 - decay
+        )
+        for key in values.keys() - set(floating):
+            self.state[key].copy_(values[key])
 
     def evaluate(self, model: Expose, check: Callable[[Expose], dict[str, float]]):
         own = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -298,6 +374,7 @@ def _save_state(
     model: nn.Module,
     average: _Average,
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     step: int,
     best: float,
     since: int,
@@ -305,7 +382,7 @@ def _save_state(
     state = {
         "step": step, "best": best, "since": since,
         "model": model.state_dict(), "average": average.state, "averaged": average.count,
-        "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state(),
+        "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(),
     }  # fmt: skip
     part = folder / (STATE + ".part")
     torch.save(state, part)
@@ -313,7 +390,12 @@ def _save_state(
 
 
 def _resume(
-    folder: Path, model: nn.Module, average: _Average, optimiser: torch.optim.Optimizer, rank: Rank
+    folder: Path,
+    model: nn.Module,
+    average: _Average,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    rank: Rank,
 ) -> tuple[int, float, int]:
     path = folder / STATE
     if not path.exists():
@@ -324,7 +406,6 @@ def _resume(
     average.state = {k: v.to(rank.device) for k, v in state["average"].items()}
     average.count = state["averaged"]
     optimiser.load_state_dict(state["optimiser"])
-    if rank.first:
-        rng: Tensor = state["rng"]
-        torch.set_rng_state(rng.cpu())
+    if state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     return state["step"], state["best"], state["since"]

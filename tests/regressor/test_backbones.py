@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,6 +62,14 @@ def test_hrnets_third_transition_is_what_expose_reads():
     total.backward()
     assert all(p.grad is None for p in net.stage4.parameters())
     assert net.transition3[3][0][0].weight.grad is not None
+
+
+def test_the_release_runs_without_the_last_stage():
+    from regressor.expose import ExposeConfig
+
+    assert not Backbone(replace(BackboneConfig.hrnet(8), last_stage=False)).body.last_stage
+    assert Backbone(BackboneConfig.hrnet(8)).body.last_stage
+    assert not ExposeConfig.released().body.last_stage and ExposeConfig().body.last_stage
 
 
 def test_weights_load_under_others_prefixes(tmp_path):

@@ -141,6 +141,8 @@ def test_pck_and_the_area_under_it():
     assert pck(np.array([1.0, 2, 3, np.nan]), 2) == pytest.approx(2 / 3)
     assert pck(np.array([[1.0], [4]]), np.array([[1.0], [2]])) == 0.5
     assert np.isnan(pck(np.array([np.nan]), 1))
+    each = pck(np.array([[1.0, 3, np.nan], [np.nan] * 3, [1, 1, 9]]), 2, axis=1)
+    np.testing.assert_allclose(each, [0.5, np.nan, 2 / 3])
     assert auc(np.zeros((5, 21))) == 1
     assert auc(np.full((5, 21), 0.06)) == 0
     spread = np.linspace(0, 0.05, 2001)[:, None]

@@ -11,7 +11,7 @@ from regressor.checkpoints import load_model, read_checkpoint
 from regressor.expose import Expose, ExposeConfig
 from regressor.losses import LossWeights
 from regressor.mixture import Mixture, hold_out
-from regressor.train import main
+from regressor.train import augmentation, loss_weights, main, model_config
 from regressor.training import LoopConfig, Rank, rate_at, train_loop
 
 
@@ -98,6 +98,27 @@ def test_the_rate_warms_up_and_falls():
     assert rate_at(config, 99) == pytest.approx(0.01)
 
 
+def test_a_smooth_rate_falls_all_the_way_and_never_rises():
+    config = LoopConfig(steps=100, learning_rate=1.0, warm_up=10, schedule="cosine")
+    rates = [rate_at(config, step) for step in range(10, 100)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.95
+    assert rate_at(config, 50) == pytest.approx(0.505)
+    assert rates[-1] < 0.012
+
+
+def test_what_a_cpu_trains_is_not_what_was_released():
+    """Sizes for a CPU differ where an hour has to do; the others stay ExPose's."""
+    assert loss_weights("small") == LossWeights()
+    assert augmentation("resnet50") == AugmentConfig()
+    config = model_config("cpu")
+    assert config.dropout == 0
+    assert config.joint_features
+    assert model_config("hrnet") == ExposeConfig()
+    model = Expose(load_body(), config)
+    assert sum(p.numel() for p in model.parameters()) * 2 < 12e6  # bytes, in half precision
+
+
 @pytest.mark.slow
 def test_smoke_ends_with_weights_that_predict(tmp_path, capsys):
     assert main(["--smoke", "--out", str(tmp_path / "t")]) == 0
@@ -115,6 +136,12 @@ def test_no_data_is_said(tmp_path, capsys):
     assert "no data" in capsys.readouterr().err
     assert main([str(tmp_path), "--out", str(tmp_path / "t")]) == 2
     assert "no labels of a known layout" in capsys.readouterr().err
+
+
+def test_shares_are_one_for_each(tmp_path, rendered, capsys):
+    root = str(rendered.root)
+    assert main([root, "--shares", "1", "2", "--out", str(tmp_path / "t")]) == 2
+    assert "one positive number for each of the 1" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_body_is_refused(tmp_path, rendered):

@@ -425,11 +425,14 @@ def test_a_wrong_size_is_told_by_name(smplx):
         known_params(smplx, {"body_pose": np.zeros(69)})
 
 
-def test_training_keeps_parts_apart(tmp_path, toy_body):
-    from regressor.train import UsageError, _open_labels
+def test_training_opens_people_and_parts(tmp_path, toy_body):
+    from regressor.train import TrainConfig, UsageError, _open_source
 
-    files.freihand(tmp_path)
-    with pytest.raises(UsageError, match="hands only"):
-        _open_labels(tmp_path, toy_body)
+    files.freihand(tmp_path / "hands")
+    assert _open_source(tmp_path / "hands", TrainConfig(), toy_body).modality is Modality.HAND
     path = files.spin(tmp_path / "spin")
-    assert len(_open_labels(path, toy_body)) == 3
+    assert len(_open_source(path, TrainConfig(), toy_body)) == 3
+    with pytest.raises(UsageError, match="no whole people"):
+        _open_source(f"heads:{tmp_path / 'hands'}", TrainConfig(), toy_body)
+    with pytest.raises(UsageError, match="nobody there shows"):
+        _open_source(f"hands:{path}", TrainConfig(), toy_body)
