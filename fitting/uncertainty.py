@@ -31,11 +31,11 @@ class UncertaintyConfig:
     """How many points the usual value counts as, beside those of the person."""
     data_factor: float = 1.0
     """Of the measured variance: points err together, and residuals are smaller than errors."""
-    prior_variance: float = 60.0
+    prior_variance: float = 50.0
     """Square of sigma_p; the pose prior's weight, 22.8, if people were drawn from it."""
     shape_variance: float = 40.0
     """The same of the betas alone: their weight, if shapes are as the body's file says."""
-    joint_mm: float = 14.0
+    joint_mm: float = 12.5
     """Error on each axis of any joint beside the pelvis that nothing above foresees: hips and spine
     are so near it that little else is left to them, and err by more."""
     rival_temperature: float = 200.0
