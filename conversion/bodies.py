@@ -1,5 +1,6 @@
 """Which bodies a clip is converted between, loaded once. Torch-free."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ from bodymodel.body import BodyData
 from bodymodel.files import MODELS_VARIABLE, load_body
 from bodymodel.spec import FAMILIES, Family, Gender
 from conversion.clips import Clip, ClipError
+from conversion.correspondence import Correspondence, build_correspondence
 from conversion.hands import Side
 
 __all__ = ["Bodies", "with_kid"]
@@ -60,6 +62,20 @@ class Bodies:
         return self._load(
             self._target, self.to, self.gender or gender, self.num_betas, 10, None, self._target_kid
         )
+
+    def correspondence(self, source: BodyData, target: BodyData) -> Correspondence:
+        """Return which point of the source each vertex of the target is.
+
+        It is a matter of topologies: for a target of another gender it is found on a body of the
+        source's, whose template stands as the source's does.
+        """
+        like = target
+        if source.gender != target.gender:
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                like = self._load(
+                    self._target, self.to, source.gender, self.num_betas, 10, None, None
+                )
+        return build_correspondence(source, like)
 
     def source(self, clip: Clip, num_vertices: int = 0) -> BodyData:
         """Return the body that a clip is of.

@@ -223,6 +223,7 @@ class Job:
                 match = self.correspondence
                 if isinstance(match, VertexIds):
                     match = match.between(source, target)
+                match = match or self.bodies.correspondence(source, target)
                 return_memory()  # what reading the bodies took
                 self._transfers[key] = Transfer(
                     source, target, self.options, match, device=self.device

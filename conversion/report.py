@@ -145,7 +145,7 @@ class _Painter:
         given = [pose.reshape(1, -1, 3), column("betas")]
         given += [column("expression")] if target.num_expression else []
         after = self._posed(target, given) + column("transl")
-        near = nearest_on_mesh(before, source.faces, after)[2]
+        near = nearest_on_mesh(before, source.faces, after, is_exact=False)[2]  # a picture
         gap_mm = 1000 * np.linalg.norm(near - after, axis=1)
         share = np.clip(gap_mm / _RED_MM, 0, 1)[:, None]
         paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
