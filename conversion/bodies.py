@@ -111,8 +111,12 @@ class Bodies:
         except FileNotFoundError as error:
             raise ClipError(str(error)) from None
         except ValueError as error:
+            has = f"{betas} betas"
+            if "expression" in clip.arrays:
+                has += f" and {expression} components of expression"
             raise ClipError(
-                f"{clip.name} has {betas} betas and {expression} expression components: {error}"
+                f"{clip.name} has {has}: {error}. Name the model files that it belongs to with "
+                f"--from-models or {MODELS_VARIABLE}"
             ) from None
         if clip.body_sha256 and clip.body_sha256 != body.sha256:
             raise ClipError(

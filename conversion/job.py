@@ -30,6 +30,7 @@ from conversion.transfer import Transfer
 __all__ = ["Job", "Tally", "in_shard"]
 
 _log = logging.getLogger(__name__)
+_FAR_M = 1000.0  # from the origin: nobody walks so far in a motion
 _SHAPE_FRAMES = 64  # of a motion, from which its one shape is found
 
 
@@ -105,6 +106,7 @@ class Job:
     tally: Tally = field(default_factory=Tally)
     _transfers: dict[tuple[str, str], Transfer] = field(default_factory=dict)
     _models: dict[str, BodyModel] = field(default_factory=dict)
+    _doubted: set[str] = field(default_factory=set)
 
     def run(self, clips: Iterable[Clip | ClipError], limit: int | None = None) -> None:
         """Convert clips, or the first ``limit`` frames of them."""
@@ -120,6 +122,7 @@ class Job:
                 self._convert(clip, count)
             except ClipError as error:
                 self._complain(str(error))
+                continue
             if limit is not None:
                 limit -= count
                 if limit <= 0:
@@ -207,6 +210,8 @@ class Job:
                 if not isinstance(mesh, str):
                     vertices = len(mesh)
                     break
+            else:
+                raise ClipError(f"{clip.name} has no mesh that can be read; the last: {mesh}")
         source = self.bodies.source(clip, vertices)
         try:
             target = self.bodies.target(source.gender)
@@ -252,6 +257,7 @@ class Job:
         frames = self.frames(clip, low, high, transfer.source)
         try:
             if frames.vertices is None:
+                self._doubt_unit(clip, frames.transl)
                 result = transfer.convert_params(
                     frames.full_pose, frames.betas, frames.transl, frames.expression, betas
                 )
@@ -267,6 +273,15 @@ class Job:
             failed = failed_result(transfer.target, [f"{error}"[:300]] * (high - low))
             failed.status[:] = ["solver_error"] * (high - low)
             return failed
+
+    def _doubt_unit(self, clip: Clip, transl: np.ndarray) -> None:
+        far = float(np.abs(transl[np.isfinite(transl)]).max(initial=0))
+        if far > _FAR_M and clip.name not in self._doubted:
+            self._doubted.add(clip.name)
+            _log.warning(
+                "%s is %.0f m from the origin; is that in millimetres? Then give --unit mm, or "
+                "--unit cm", clip.name, far,
+            )  # fmt: skip
 
     def _grafted(
         self, transfer: Transfer, clip: Clip, frames: Frames, result: TransferResult

@@ -151,7 +151,8 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
             )
         family = _family_of_columns(arrays, path)
         return family, _join_columns(arrays, family, path)
-    pose = Rows.of(pose)
+    given = pose.shape
+    pose = Rows.of(pose[None] if isinstance(pose, np.ndarray) and pose.ndim == 1 else pose)
     width = pose.shape[1]
     if width == 6 and _first(arrays, "expression", "exp", "expr") is not None:  # root and jaw
         still = Rows.repeated(np.zeros(3), len(pose))
@@ -163,7 +164,8 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
     if family is None:
         raise ClipError(
             f"{path}: poses must be (N, 72) SMPL, (N, 156) SMPL-H, (N, 165) SMPL-X, (N, 48) MANO "
-            f"or (N, 15) FLAME, got (N, {width})"
+            f"or (N, 15) FLAME, got {given}"
+            + ("; rotation matrices must be made axis-angles first" if given[-2:] == (3, 3) else "")
         )
     if family == "mano":
         still = Rows.repeated(np.zeros(45), len(pose))

@@ -155,6 +155,7 @@ def _run(config: RunConfig) -> int:
     out = config.out or config.source.with_name(f"{config.source.stem}_to_{config.to}")
     if config.dry_run:
         return _dry_run(settings, config.source, out)
+    _check_writable(out)
 
     from conversion.bodies import Bodies
     from curation.progress import Progress
@@ -289,10 +290,29 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
     if config.mask is not None and config.correspondence is None:
         raise UsageError("--mask belongs to a --correspondence")
+    if config.images is not None and not config.images.is_dir():
+        raise UsageError(f"--images {config.images} is no directory")
     for name in ("betas_weight", "expression_weight", "fingers_weight"):
         value = getattr(config.solver, name)
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"--solver.{name.replace('_', '-')} must be 0 or more, got {value}")
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it."""
+    import tempfile
+
+    missing = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        if missing:  # it may yet come to nothing
+            out.rmdir()
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be written ({error.strerror}); choose another place with --out"
+        ) from None
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -115,6 +115,15 @@ def test_bad_usage(source, tmp_path, capsys, flags):
     assert not (tmp_path / "out").exists()
 
 
+def test_places_that_cannot_be_written_are_told_before_the_work(source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status = main([str(source), "--out", str(out)])
+        assert status == 2 and "choose another place with --out" in capsys.readouterr().err
+    assert main([str(source), "--out", str(tmp_path / "new"), "--images", "none"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
 def test_dry_run_and_nothing_there(source, tmp_path, capsys):
     status, text, line = run(capsys, source, "--out", tmp_path / "out", "--dry-run")
     assert status == 0 and line["frames"] == 14 and "walk: 10 frames" in text
