@@ -123,6 +123,15 @@ class Motion:
         """Return the frames of an index or a mask."""
         return Motion(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    @property
+    def is_held_out(self) -> np.ndarray:
+        """(F,) mask of the frames that nothing is trained on: subjects 5, 10, 15 and so on."""
+        return np.array([int(s) % 5 == 0 for s in self.subject], bool)
+
+    def split(self) -> "tuple[Motion, Motion]":
+        """Return the frames to learn from and the held-out ones."""
+        return self.take(~self.is_held_out), self.take(self.is_held_out)
+
 
 def load_mocap(path: Path) -> Mocap:
     """Read a mocap file.

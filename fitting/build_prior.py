@@ -186,10 +186,10 @@ def build(config: BuildPrior) -> None:
     good = mc.plausible_frames(motion)
     _say(f"{good.sum()} of {len(good)} frames plausible")
     motion = motion.take(good)
-    whole = motion.take(~training.is_held_out(motion.subject))
+    whole = motion.split()[0]
     motion = motion.take(np.arange(0, len(motion.frame), config.every))
     weights = training.subject_weights(motion.subject)
-    train = motion.take(~training.is_held_out(motion.subject))
+    train = motion.split()[0]
     _say("trained on subjects " + ", ".join(np.unique(train.subject)))
     lean = _percentiles(trunk_lean(motion.global_orient, motion.body_pose), weights)
     _say("trunk lean, degrees, percentiles " + ", ".join(map(str, PERCENTS)))

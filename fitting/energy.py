@@ -147,11 +147,14 @@ class Energy:
         energy, gradient = self._priors.add(x, full_pose, gradient, matrix)
         energy = data + energy
         if self.extra:
-            added, pull, stiff = self._extra(x, state)
+            if self.free is None:
+                added = self._extra(x, state, gradient, matrix)
+            else:
+                pull, stiff = self._zeros(x)
+                added = self._extra(x, state, pull, stiff)
+                gradient = gradient + pull[:, self.free]
+                matrix = matrix + stiff[:, self.free[:, None], self.free]
             energy = energy + sum(added.values())
-            if self.free is not None:
-                pull, stiff = pull[:, self.free], stiff[:, self.free[:, None], self.free]
-            gradient, matrix = gradient + pull, matrix + stiff
         return Quadratic(energy, gradient, matrix)
 
     def terms(self, x: Tensor) -> Tensor:
@@ -161,16 +164,20 @@ class Energy:
         data = data_energy(self.evidence, state, self.stage.robust_px, self.layout.zoom(x))
         terms = {"data": data, **self._priors.terms(x, full_pose)}
         if self.extra:
-            terms |= self._extra(x, state)[0]
+            terms |= self._extra(x, state, *self._zeros(x))
         nothing = torch.zeros_like(data)
         return torch.stack([terms.get(name, nothing) for name in TERMS], 1)
 
-    def _extra(self, x: Tensor, state: SlicedState) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Energies by name of the extra terms, and what they add to all of the unknowns."""
-        gradient = x.new_zeros(x.shape[0], self.size)
-        matrix = x.new_zeros(x.shape[0], self.size, self.size)
-        energies = {t.name: t.add(self, x, state, gradient, matrix) for t in self.extra}
-        return energies, gradient, matrix
+    def _extra(
+        self, x: Tensor, state: SlicedState, gradient: Tensor, matrix: Tensor
+    ) -> dict[str, Tensor]:
+        """Return energies by name of the extra terms, which add what they pull in place."""
+        return {t.name: t.add(self, x, state, gradient, matrix) for t in self.extra}
+
+    def _zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and matrix of nothing."""
+        batch = x.shape[0]
+        return x.new_zeros(batch, self.size), x.new_zeros(batch, self.size, self.size)
 
     def columns(self, pose: Tensor, shape: Tensor, transl: Tensor) -> Tensor:
         """Gather the derivatives by axis-angle and shape into those by the unknowns."""

@@ -166,7 +166,7 @@ def further_terms(
     """
     if any(has_extra(target) for target in targets):
         return seen_terms(targets, sliced, prepared.config, unit)
-    return depth_terms(targets, prepared.depth, prepared.coarse, coarse)
+    return depth_terms(targets, prepared.depth, prepared.trunk, prepared.coarse, coarse)
 
 
 def fine_slice(prepared: PreparedBody, targets: Sequence[FitTarget]) -> SlicedBody:

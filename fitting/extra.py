@@ -12,7 +12,7 @@ from bodymodel.rotations import rotmat_to_rotvec
 from bodymodel.sliced import SlicedBody, sliced_forward
 from fitting.config import FitConfig, StageConfig
 from fitting.data_term import Evidence
-from fitting.depth import DepthTerm, lines_of_sight
+from fitting.depth import DepthSpans, DepthTerm, lines_of_sight
 from fitting.points3d import Points3DTerm
 from fitting.priors import BodyPrior
 from fitting.records import FitTarget
@@ -226,13 +226,18 @@ def weighted(terms: Sequence[SeenTerm], factor: Tensor) -> tuple[SeenTerm, ...]:
 
 
 def depth_terms(
-    targets: Sequence[FitTarget], depth: SlicedBody, coarse: SlicedBody, evidence: Evidence
+    targets: Sequence[FitTarget],
+    depth: DepthSpans,
+    trunk: DepthSpans,
+    coarse: SlicedBody,
+    evidence: Evidence,
 ) -> tuple[DepthTerm, ...]:
     """Return what is known of depth beside one photo; nothing if there is more than one photo.
 
     Args:
         targets: B persons.
-        depth: Of fitting.depth.depth_slice.
+        depth: The spans of the body.
+        trunk: That of the trunk alone, for people of whom nobody guessed the depth.
         coarse: The points of the body that ``evidence`` is of.
         evidence: The photo, focal lengths and units set.
     """
@@ -248,7 +253,7 @@ def depth_terms(
 
     return (
         DepthTerm.of(
-            depth,
+            trunk if all(t.world_points is None for t in targets) else depth,
             real(np.stack(world)),
             real(np.nan_to_num(confidence)),
             lines_of_sight(evidence),

@@ -94,7 +94,7 @@ class Fitter:
         scale = pixels_per_metre(prepared.coarse, coarse, prepared.rest)
         coarse = in_units(coarse, [target], scale, config)
         fine = in_units(gather_points(prepared, [target], prepared.fine), [target], scale, config)
-        seen = depth_terms([target], prepared.depth, prepared.coarse, coarse)
+        seen = depth_terms([target], prepared.depth, prepared.trunk, prepared.coarse, coarse)
         energy = stage_energy(prepared, prepared.fine, config.fine[-1], fine, seen)
         zero = torch.zeros(prepared.layout.size, dtype=self.dtype, device=self.device)
         terms = energy.terms(prepared.layout.vector(params, zero)[None])[0]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,23 +174,29 @@ def regressor_starts(body: "BodyData", checkpoint: Path, device: str) -> Starter
             box = keypoint_box(person.observation.keypoints_2d)
         if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
             return None
-        try:
-            picture = read_image(person.image_path)[0]
-        except ImageError as error:
-            _log.warning("%s starts by keypoints: %s", person.image_path.name, error)
+        picture = read(person.image_path)
+        if picture is None:
             return None
         target = person.target
         return PersonBox(picture, box, target.focal_px, np.asarray(target.center_px))
 
+    @lru_cache(maxsize=1)  # the people of a photo follow each other
+    def read(path: Path) -> np.ndarray | None:
+        try:
+            return read_image(path)[0]
+        except ImageError as error:
+            _log.warning("%s starts by keypoints: %s", path.name, error)
+            return None
+
     def starts(people: Sequence[ToStart]) -> list[Start]:
-        boxes = [look(person) for person in people]
         found: list[Start] = [None] * len(people)
-        seen = [k for k, box in enumerate(boxes) if box is not None]
-        for first in range(0, len(seen), 16):
-            some = seen[first : first + 16]
-            params = predictor([boxes[k] for k in some]).params.numpy()
-            for place, k in enumerate(some):
-                found[k] = {name: value[place] for name, value in params.items()}
+        for first in range(0, len(people), 16):
+            boxes = {k: look(p) for k, p in enumerate(people[first : first + 16], start=first)}
+            seen = {k: box for k, box in boxes.items() if box is not None}
+            if seen:
+                params = predictor(list(seen.values())).params.numpy()
+                for place, k in enumerate(seen):
+                    found[k] = {name: value[place] for name, value in params.items()}
         return found
 
     return starts

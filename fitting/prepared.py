@@ -16,7 +16,7 @@ from bodymodel.spec import BODY_JOINTS
 from fitting.config import FitConfig
 from fitting.contacts import BodyContacts
 from fitting.covariance import relative_joints
-from fitting.depth import depth_slice
+from fitting.depth import TRUNK, DepthSpans
 from fitting.limits import JointLimits, joint_limits
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior
@@ -73,7 +73,8 @@ class PreparedBody:
         limbs: What each of LIMBS is turned over by.
         body_joints: The body reduced to its own 22 joints.
         stature: Likewise to what tells its height.
-        depth: Likewise to what is known of depth (fitting.depth).
+        depth: Differences of depth that something may be known of.
+        trunk: Of these the trunk's, about which there is an opinion without any guess.
         layout: Of the unknowns.
         prior: On the body's pose.
         coarse_prior: The same for the coarse stages.
@@ -94,7 +95,8 @@ class PreparedBody:
     limbs: tuple[PreparedLimb, ...]
     body_joints: SlicedBody
     stature: SlicedBody
-    depth: SlicedBody
+    depth: DepthSpans
+    trunk: DepthSpans
     layout: Layout
     prior: BodyPrior
     coarse_prior: BodyPrior
@@ -134,7 +136,8 @@ class PreparedBody:
             # what these are for means the body's own places
             body_joints=slice_body(body, BODY_JOINTS, **options),
             stature=slice_body(body, ("left_heel", "right_heel", "head_top"), **options),
-            depth=depth_slice(body, **options),
+            depth=DepthSpans.of(body, **options),
+            trunk=DepthSpans.of(body, (TRUNK,), **options),
             layout=layout,
             prior=prior,
             coarse_prior=prior.coarse,

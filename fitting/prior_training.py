@@ -15,7 +15,6 @@ __all__ = [
     "bend_knees_backwards",
     "energy",
     "fit_gaussians",
-    "is_held_out",
     "mirror_rows",
     "recording_noise",
     "roc_auc",
@@ -45,11 +44,6 @@ class Gaussians:
     means: np.ndarray
     whitening: np.ndarray
     costs: np.ndarray
-
-
-def is_held_out(subject: np.ndarray) -> np.ndarray:
-    """Return the (F,) mask of the subjects that no shipped prior has seen: numbers 5, 10, ..."""
-    return np.array([int(s) % 5 == 0 for s in subject])
 
 
 def subject_weights(subject: np.ndarray) -> np.ndarray:

@@ -202,7 +202,8 @@ def _labels(example: Example) -> dict[str, Tensor]:
     for name in ROTATIONS:
         if name in example.params:
             joints = list(_JOINTS[name])
-            value = torch.as_tensor(np.asarray(example.params[name], np.float32)).view(-1, 3)
+            # copied: rows of a store cannot be written
+            value = torch.as_tensor(np.array(example.params[name], np.float32)).view(-1, 3)
             rotations[joints] = rotvec_to_rotmat(value)
             weight[joints] = torch.as_tensor(example.weights.get(name, 1.0), dtype=torch.float32)
     out = {f.name: getattr(labels, f.name)[0] for f in fields(Targets)}
@@ -210,7 +211,7 @@ def _labels(example: Example) -> dict[str, Tensor]:
     out["keypoints_3d"] = torch.as_tensor(np.nan_to_num(example.keypoints_3d).astype(np.float32))
     for name in ("betas", "expression"):
         if name in example.params:
-            value = torch.as_tensor(np.asarray(example.params[name], np.float32))[:10]
+            value = torch.as_tensor(np.array(example.params[name], np.float32))[:10]
             out[name][: len(value)] = value
             out[f"{name}_weight"] = torch.tensor(float(example.weights.get(name, 1.0)))
     return out

@@ -84,27 +84,16 @@ def fits_of_store(
     return StoredFits(rows, roots, accepted or {})
 
 
-def accepted_parts(store_root: Path) -> dict[str, frozenset[str]]:
-    """Return by fit_id the parts that people accepted: most of those who judged it, each part.
+def accepted_parts(store_root: Path, decisions: str | None = None) -> dict[str, frozenset[str]]:
+    """Return by fit_id the parts that were accepted (curation.verdicts).
 
-    A store that nobody has reviewed gives nothing.
+    Args:
+        store_root: Of the store. One that nobody has reviewed gives nothing.
+        decisions: Database (path or URL) or Parquet file of decisions; the store's own if None.
     """
-    from curation.decisions import DecisionStore, default_url
+    from curation.decisions import default_url
+    from curation.verdicts import find_verdicts, open_decisions
 
-    if not (store_root / "decisions.sqlite").exists():
+    if decisions is None and not (store_root / "decisions.sqlite").exists():
         return {}
-    votes: dict[str, list[frozenset[str]]] = {}
-    decisions = DecisionStore(default_url(store_root))
-    try:
-        for decision in decisions.current():
-            if decision.verdict in ("accept", "reject"):
-                good = decision.parts if decision.verdict == "accept" else frozenset()
-                votes.setdefault(decision.fit_id, []).append(frozenset(good))
-    finally:
-        decisions.close()
-    accepted = {}
-    for fit_id, given in votes.items():
-        good = {p for p in _OF_PART if 2 * sum(p in vote for vote in given) > len(given)}
-        if "body" in good:
-            accepted[fit_id] = frozenset(good)
-    return accepted
+    return find_verdicts(open_decisions(decisions or default_url(store_root))).accepted_parts()

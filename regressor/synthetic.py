@@ -96,14 +96,13 @@ def render_shard(config: SyntheticConfig, shard: int) -> Path:
 
 def _motion(config: SyntheticConfig):
     from bodymodel.mocap import load_mocap, packaged_motion, plausible_frames, retarget
-    from regressor.lifter.training import split_subjects
 
     if config.mocap is None:
         motion = packaged_motion()
     else:
         motion = retarget(load_mocap(config.mocap))
         motion = motion.take(plausible_frames(motion))
-    train, held_out = split_subjects(motion)
+    train, held_out = motion.split()
     return held_out if config.held_out else train
 
 

@@ -33,6 +33,8 @@ class TrainConfig:
     """Folder of this training: weights, state, figures."""
     fits: Literal["accepted", "ok"] = "accepted"
     """Which fits of a store: what people accepted, or all whose status is ok."""
+    decisions: str | None = None
+    """Database (path or URL) or Parquet file of decisions. [decisions.sqlite in each store]"""
     size: Size = "small"
     """Encoders: tiny and small for a CPU, resnet18, resnet50, hrnet (the paper's) for a GPU."""
     body: str = "open"
@@ -117,7 +119,7 @@ def train(config: TrainConfig) -> int:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     rank = Rank.from_environment(device)
-    sources = [_open_source(path, config.fits, body) for path in config.data]
+    sources = [_open_source(path, config, body) for path in config.data]
     if not sources:
         raise UsageError(
             "no data: give stores of fits (DATA/fits) or folders of regressor.synthetic, or "
@@ -217,16 +219,16 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _open_source(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
+def _open_source(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
     """Open a store of fits or a folder of rendered people."""
     from regressor.synthetic import SyntheticPeople
 
     if any(path.glob("labels-*.npz")):
         return SyntheticPeople.open(path)
     if (path / "meta").is_dir():
-        return _open_store(path, fits, body)
+        return _open_store(path, config, body)
     if (path / "fits" / "meta").is_dir():
-        return _open_store(path / "fits", fits, body)
+        return _open_store(path / "fits", config, body)
     return _open_labels(path, body)
 
 
@@ -251,15 +253,20 @@ def _open_labels(path: Path, body: "BodyData") -> "ExampleSource":
     return labels
 
 
-def _open_store(path: Path, fits: str, body: "BodyData") -> "ExampleSource":
+def _open_store(path: Path, config: TrainConfig, body: "BodyData") -> "ExampleSource":
     from curation.store import FitStore
     from regressor.from_store import accepted_parts, fits_of_store
 
     store = FitStore(path)
-    accepted = accepted_parts(path) if fits == "accepted" else None
+    accepted = None
+    if config.fits == "accepted":
+        try:
+            accepted = accepted_parts(path, config.decisions)
+        except (FileNotFoundError, ValueError) as error:
+            raise UsageError(str(error)) from None
     source = fits_of_store(store, accepted)
     if not len(source):
-        what = "accepted fits" if fits == "accepted" else "fits whose status is ok"
+        what = "accepted fits" if config.fits == "accepted" else "fits whose status is ok"
         raise UsageError(
             f"{path} has no {what}; review it with python -m annotate_ui {path.parent}, or train "
             "on every fit that converged with --fits ok"

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -131,7 +132,7 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-class FolderOfPhotos:
+class FolderOfPhotos(ABC):
     """What datasets share whose photos are the image files below ``root``, by name."""
 
     root: Path
@@ -145,6 +146,6 @@ class FolderOfPhotos:
         for path in iter_image_files(self.root):
             yield self.sample_of(path)
 
+    @abstractmethod
     def sample_of(self, path: Path) -> Sample:
         """Return the sample of an image below the root."""
-        raise NotImplementedError

@@ -67,7 +67,8 @@ class Poser:
         ]
         if not parts:
             return np.zeros((0, 55, 3)), np.zeros((0, len(FIT_KEYPOINTS), 3))
-        return tuple(np.concatenate(p) for p in zip(*parts, strict=True))  # type: ignore[return-value]
+        joints, points = zip(*parts, strict=True)
+        return np.concatenate(joints), np.concatenate(points)
 
     def project(self, fits: Fits, points: np.ndarray) -> np.ndarray:
         """Return (N, K, 2) pixels of (N, K, 3) points; NaN behind the camera."""

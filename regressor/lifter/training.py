@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bodymodel.mocap import Motion
 from regressor.lifter.network import Lifted, LifterConfig, LifterNet
 from regressor.lifter.people import People, Shown, draw_people, show
 from regressor.lifter.predict import POINTS, save_lifter
@@ -17,12 +16,6 @@ from regressor.lifter.view import View, look_at
 
 if TYPE_CHECKING:
     from regressor.lifter.train import TrainLifter
-
-
-def split_subjects(motion: Motion) -> tuple[Motion, Motion]:
-    """Return the frames to train on and those of the held-out subjects (number % 5 == 0)."""
-    held_out = np.array([int(s) % 5 == 0 for s in motion.subject])
-    return motion.take(~held_out), motion.take(held_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +87,7 @@ def train(config: "TrainLifter") -> None:
     rng = np.random.default_rng(config.seed)
     body = load_body()
     motion = retarget(load_mocap(config.mocap))
-    learn, held_out = split_subjects(motion.take(plausible_frames(motion)))
+    learn, held_out = motion.take(plausible_frames(motion)).split()
     net = LifterNet(LifterConfig(num_points=len(POINTS))).to(config.device)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)

@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_reference import make_subjects
+from made_people import make_people
 
 from bodymodel.files import load_body
 from bodymodel.metrics import pa_mpjpe_mm
@@ -70,7 +70,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     body = load_body("open")
-    people = make_subjects(body, options.subjects, options.focal_px, options.focal_px, options.seed)
+    people = make_people(body, options.subjects, seed=options.seed, focal_px=options.focal_px)
     count = options.subjects
     figures: dict[str, dict] = {}
     fitters = {way: Fitter(body, FitConfig(interpenetration=way)) for way in WAYS}

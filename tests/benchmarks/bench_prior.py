@@ -49,8 +49,7 @@ def held_out(path: Path) -> tuple[mocap.Motion, mocap.Motion]:
     """The training and the held-out frames."""
     motion = mocap.retarget(mocap.load_mocap(path))
     motion = motion.take(mocap.plausible_frames(motion))
-    is_test = training.is_held_out(motion.subject)
-    return motion.take(~is_test), motion.take(is_test)
+    return motion.split()
 
 
 def priors(names: list[str], train: mocap.Motion) -> dict[str, BodyPrior]:

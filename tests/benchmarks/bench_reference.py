@@ -24,104 +24,30 @@ import math
 import os
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from made_people import SEEN, MadePeople, make_people
 
-from bodymodel.body import BodyData
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.metrics import pa_mpjpe_mm
 from bodymodel.params import BodyParams
-from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
+from bodymodel.rotations import rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import keypoint_part
 from fitting.fit import Fitter
 from fitting.prior_choice import load_prior
 from fitting.published import smplifyx_config
-from fitting.records import FitTarget
 from fitting.reference import ReferenceFitter
 from fitting.reference_config import ReferenceConfig
-from fitting.reference_energy import OPENPOSE_POINTS
 
-WIDTH, HEIGHT = 600, 800
-NOISE_PX = {"body": 3.0, "left_hand": 1.5, "right_hand": 1.5, "face": 1.5}
 PART_OF = np.array([keypoint_part(name).split("_")[-1] for name in FIT_KEYPOINTS])
-SEEN = np.array([name in OPENPOSE_POINTS for name in FIT_KEYPOINTS])
-
-
-@dataclass(frozen=True, eq=False)
-class Subjects:
-    targets: list[FitTarget]
-    params: BodyParams
-    clean_px: np.ndarray
-
-
-def make_subjects(
-    body: BodyData, count: int, focal_px: float, assumed_px: float, seed: int
-) -> Subjects:
-    """People who fill three quarters of the photo's height or width, whatever the lens."""
-    rng = np.random.default_rng(seed)
-    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
-    held_out = np.flatnonzero([int(s) % 5 == 0 for s in poses["subject"]])
-    if count > len(held_out):
-        raise SystemExit(f"at most {len(held_out)} subjects: so many poses are held out")
-    pick = rng.permutation(held_out)[:count]
-
-    def real(x) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(x, np.float64))
-
-    yaw = np.radians(rng.uniform(-75, 75, count))
-    zero = np.zeros(count)
-    root = rotvec_to_rotmat(real([math.pi, 0, 0]))
-    root = root @ rotvec_to_rotmat(real(np.stack([zero, yaw, zero], 1)))
-    root = root @ rotvec_to_rotmat(real(poses["global_orient"][pick]))
-    hands = body.hand_means[:, None] + np.einsum(
-        "hnc,hcd->hnd", 0.4 * rng.normal(size=(2, count, 6)), body.hand_components[:, :6]
-    )
-    jaw = np.abs(rng.normal(0, 0.08, count))
-    eyes = real(rng.normal(0, 0.1, (count, 3)))
-    params = BodyParams(
-        global_orient=rotmat_to_rotvec(root),
-        body_pose=real(poses["body_pose"][pick]),
-        jaw_pose=real(np.stack([jaw, zero, zero], 1)),
-        leye_pose=eyes,
-        reye_pose=eyes,
-        left_hand_pose=real(hands[0]).view(count, 15, 3),
-        right_hand_pose=real(hands[1]).view(count, 15, 3),
-        betas=real(rng.normal(size=(count, body.num_betas))),
-        expression=real(rng.normal(size=(count, body.num_expression))),
-        transl=real(np.zeros((count, 3))),
-    )
-    sliced = slice_body(body, dtype=torch.float64)
-    shape = torch.cat([params.betas, params.expression], 1)
-    points = sliced_forward(sliced, params.full_pose, shape, params.transl).points
-    low, high = points.amin(1), points.amax(1)
-    size = (high - low)[:, :2] / real([0.75 * WIDTH, 0.75 * HEIGHT])
-    depth = focal_px * size.amax(1) + (high - low)[:, 2] / 2
-    transl = torch.cat([-(low + high)[:, :2] / 2, depth[:, None]], 1)
-    transl[:, 2] -= (low + high)[:, 2] / 2
-    transl[:, :2] += depth[:, None] / focal_px * real(rng.uniform(-30, 30, (count, 2)))
-    params = BodyParams(**{**vars(params), "transl": transl})
-    points = points + transl[:, None]
-
-    center = np.array([WIDTH, HEIGHT]) / 2
-    rows = [FIT_KEYPOINTS.index(name) for name in sliced.points]
-    clean = np.full((count, len(FIT_KEYPOINTS), 2), np.nan)
-    clean[:, rows] = focal_px * (points[..., :2] / points[..., 2:]).numpy() + center
-    sigma = np.array([NOISE_PX[keypoint_part(name)] for name in FIT_KEYPOINTS])
-    noisy = clean + sigma[:, None] * rng.normal(size=clean.shape)
-    keypoints = np.zeros((count, len(FIT_KEYPOINTS), 3), np.float32)
-    keypoints[:, SEEN, :2] = noisy[:, SEEN]
-    keypoints[:, SEEN, 2] = rng.uniform(0.5, 1, (count, SEEN.sum()))
-    targets = [FitTarget(k, assumed_px, center, HEIGHT) for k in keypoints]
-    return Subjects(targets, params, clean)
 
 
 def measure(
-    subjects: Subjects, k: int, params: dict[str, np.ndarray], sliced, reference: ReferenceFitter
+    people: MadePeople, k: int, params: dict[str, np.ndarray], sliced, reference: ReferenceFitter
 ) -> dict[str, float]:
     """How far one answer is from the truth and the detections."""
 
@@ -132,14 +58,15 @@ def measure(
         shape = torch.cat([p.betas, p.expression], 1)
         return sliced_forward(sliced, p.full_pose, shape, p.transl).points[0]
 
-    truth = {n: v[k] for n, v in subjects.params.numpy().items()}
+    truth = {n: v[k] for n, v in people.params.numpy().items()}
     fitted, true = place(params), place(truth)
-    target = subjects.targets[k]
+    target = people.targets[k]
     pixels = np.full((len(FIT_KEYPOINTS), 2), np.nan)
     rows = [FIT_KEYPOINTS.index(name) for name in sliced.points]
     pixels[rows] = (target.focal_px * fitted[:, :2] / fitted[:, 2:]).numpy() + target.center_px
     away = np.linalg.norm(pixels - target.keypoints_2d[:, :2], axis=1)
-    noise = np.linalg.norm(subjects.clean_px[k] - target.keypoints_2d[:, :2], axis=1)
+    clean = people.focal_px[k] * people.points[k, :, :2] / people.points[k, :, 2:]
+    noise = np.linalg.norm(clean + target.center_px - target.keypoints_2d[:, :2], axis=1)
     joints = [sliced.points.index(name) for name in FIT_KEYPOINTS[:22]]
     ahead = [
         rotvec_to_rotmat(torch.as_tensor(p["global_orient"]).double())[:, 2]
@@ -213,14 +140,16 @@ def run(options: argparse.Namespace) -> dict:
     torch.set_num_threads(1)
     body = load_body("open")
     assumed = options.assumed_focal_px or options.focal_px
-    subjects = make_subjects(body, options.subjects, options.focal_px, assumed, options.seed)
-    targets = subjects.targets
+    people = make_people(
+        body, options.subjects, seed=options.seed, focal_px=options.focal_px, assumed_px=assumed
+    )
+    targets = people.targets
     l2 = load_prior("l2")
     reference = ReferenceFitter(body, ReferenceConfig(body=options.reference_body), prior=l2)
     judge = ReferenceFitter(body, ReferenceConfig(body="own"), dtype="float64", prior=l2)
     fast = {"same energy": Fitter(body, smplifyx_config(), prior=l2), "ours": Fitter(body)}
     sliced = slice_body(body, dtype=torch.float64)
-    reference.energy(targets[0], {n: v[0] for n, v in subjects.params.numpy().items()})
+    reference.energy(targets[0], {n: v[0] for n, v in people.params.numpy().items()})
     many = (targets * math.ceil(options.batch / len(targets)))[: options.batch]
     results = {}
     for name, fitter in fast.items():
@@ -244,12 +173,12 @@ def run(options: argparse.Namespace) -> dict:
         answers = {"reference": (result.params, seconds, result.iterations)}
         for name, found in results.items():
             answers[name] = found[k].params, batch_s[name][-1], found[k].iterations
-        truth = {n: v[k] for n, v in subjects.params.numpy().items()}
+        truth = {n: v[k] for n, v in people.params.numpy().items()}
         answers["truth"] = truth, math.nan, math.nan
         for name in solvers:
             params, cpu, evaluations = answers[name]
             row = {"cpu_s": cpu, "evaluations": evaluations}
-            row |= measure(subjects, k, params, sliced, judge)
+            row |= measure(people, k, params, sliced, judge)
             rows[name].append(row)
             print(table_row(f"{k:03d}", name, row), flush=True)
         if len(result.starts) > 1 or result.status != "ok":

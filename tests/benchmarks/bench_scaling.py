@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_reference import make_subjects
+from made_people import make_people
 
 from bodymodel.files import load_body
 from fitting.fit import Fitter
@@ -35,7 +35,7 @@ PEOPLE = 64
 def people() -> tuple[Fitter, list[FitTarget]]:
     torch.set_num_threads(1)
     body = load_body("open")
-    return Fitter(body), make_subjects(body, PEOPLE, 5000.0, 5000.0, 0).targets
+    return Fitter(body), make_people(body, PEOPLE, focal_px=5000.0).targets
 
 
 def with_starts(fitter: Fitter, targets: list[FitTarget]) -> list[FitTarget]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bodymodel.keypoints import FIT_KEYPOINTS
+from bodymodel.sliced import slice_body, sliced_forward, sliced_jacobian
 from fitting.config import FitConfig
 from fitting.depth import TRUNK
 from fitting.evidence import gather_points, stage_energy
@@ -26,7 +27,9 @@ def depth_energy(fitter, targets, **weights):
     """The energy of a stage that has nothing but the term on depth."""
     stage = replace(FitConfig().coarse[0], w_pose=0.0, w_shape=0.0, w_limits=0.0, **weights)
     evidence = gather_points(fitter.prepared, targets, fitter.prepared.coarse)
-    terms = depth_terms(targets, fitter.prepared.depth, fitter.prepared.coarse, evidence)
+    terms = depth_terms(
+        targets, fitter.prepared.depth, fitter.prepared.trunk, fitter.prepared.coarse, evidence
+    )
     blind = replace(evidence, weights=torch.zeros_like(evidence.weights))
     return stage_energy(fitter.prepared, fitter.prepared.coarse, stage, blind, terms)
 
@@ -40,8 +43,16 @@ def states(fitter, count, pitch=0.0):
     return x
 
 
+def added(energy, x):
+    """The term's energy, half its gradient, its matrix."""
+    layout = energy.layout
+    state = sliced_forward(energy.sliced, layout.full_pose(x), layout.shape(x), layout.transl(x))
+    gradient, matrix = zeros(energy, x)
+    return energy.extra[0].add(energy, x, state, gradient, matrix), gradient, matrix
+
+
 def term_value(energy, x):
-    return energy.extra[0].add(energy, x, None, *zeros(energy, x))
+    return added(energy, x)[0]
 
 
 def zeros(energy, x):
@@ -55,8 +66,7 @@ def test_the_gradient_is_that_of_the_term(fitter, toy_body):
     energy = depth_energy(fitter, targets, w_world=3.0, w_upright=200.0)
     x = states(fitter, 2, 0.2)
     x[:, 3:66] = 0.2 * torch.randn(2, 63, generator=torch.Generator().manual_seed(0)).double()
-    gradient, matrix = zeros(energy, x)
-    energy.extra[0].add(energy, x, None, gradient, matrix)
+    _, gradient, _ = added(energy, x)
     for column in range(0, energy.size, 4):
         delta = torch.zeros_like(x)
         delta[:, column] = 1e-6
@@ -65,6 +75,37 @@ def test_the_gradient_is_that_of_the_term(fitter, toy_body):
         ]
         slope = (ends[0] - ends[1]) / 2e-6
         torch.testing.assert_close(2 * gradient[:, column], slope, rtol=1e-4, atol=1e-4)
+
+
+def test_the_matrix_is_that_of_the_points_jacobian(fitter, toy_body):
+    """Levers and bones give what the general Jacobian of the joints gives."""
+    spans, layout = fitter.prepared.depth, fitter.prepared.layout
+    x = states(fitter, 3, 0.3)
+    x[:, 3:66] = 0.3 * torch.randn(3, 63, generator=torch.Generator().manual_seed(1)).double()
+    x[:, layout.slices["betas"]] += 0.5
+    state = sliced_forward(spans.sliced, layout.full_pose(x), layout.shape(x), layout.transl(x))
+    direction = torch.randn(3, len(spans.matrix), 3, generator=torch.Generator().manual_seed(2))
+    direction = direction.double()
+    pose, shape = spans.jacobian(state, direction)
+    eye = torch.eye(3, dtype=torch.float64).expand(3, len(spans.sliced.points), 3, 3)
+    whole_pose, whole_shape, _ = sliced_jacobian(spans.sliced, state, eye, root_on_manifold=True)
+    joints = spans.sliced.joint_ids.tolist()
+    columns = [joints.index(FIT_KEYPOINTS.index(name)) for name in spans.sliced.points]
+    for found, whole in ((pose, whole_pose.flatten(2)), (shape, whole_shape)):
+        whole = whole.view(3, len(columns), 3, -1)
+        expected = torch.einsum("kp,bkc,bpcu->bku", spans.matrix[:, columns], direction, whole)
+        expected = torch.nn.functional.pad(expected, (0, found.shape[2] - expected.shape[2]))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_limb_alone_is_weighed_like_the_body(fitter, toy_body):
+    """An energy whose points lack joints of the spans finds them itself."""
+    targets, _, _ = make_people(toy_body, 2)
+    energy = depth_energy(fitter, targets, w_world=3.0, w_upright=200.0)
+    x = states(fitter, 2, 0.2)
+    limb = replace(energy, sliced=fitter.prepared.limbs[0].sliced)
+    for whole, alone in zip(added(energy, x), added(limb, x), strict=True):
+        torch.testing.assert_close(alone, whole)
 
 
 def test_who_leans_costs_more_until_they_lean_far(fitter, toy_body):
@@ -106,14 +147,24 @@ def test_an_unknown_or_unseen_point_says_nothing(fitter, toy_body):
     assert (energy.extra[0].weights[0, :-1] == 0).all()
 
 
+def test_the_trunk_alone_is_the_trunk_among_spans_of_which_nothing_is_known(fitter, toy_body):
+    targets, _, _ = make_people(toy_body, 2)
+    nothing = [replace(t, world_points=NONE) for t in targets]
+    x = states(fitter, 2, 0.2)
+    one, all_of_them = (
+        depth_energy(fitter, people, w_world=3.0, w_upright=200.0) for people in (targets, nothing)
+    )
+    assert len(one.extra[0].spans.matrix) == 1 < len(all_of_them.extra[0].spans.matrix)
+    for alone, among in zip(added(one, x), added(all_of_them, x), strict=True):
+        torch.testing.assert_close(alone, among, rtol=0, atol=0)
+
+
 def test_a_guess_turns_a_knee_that_the_picture_leaves_open(fitter, toy_body):
     targets, _, truth = make_people(toy_body, 4, seed=3)
     world = truth.astype(np.float32)
     with_guess = [replace(t, world_points=w) for t, w in zip(targets, world, strict=True)]
     index = FIT_KEYPOINTS.index
     results = fitter.fit(with_guess)
-    from bodymodel.sliced import slice_body, sliced_forward
-
     sliced = slice_body(toy_body, ("left_hip", "left_knee"), dtype=torch.float64)
     for k, result in enumerate(results):
         pose = [result.params[n].reshape(-1, 3) for n in (

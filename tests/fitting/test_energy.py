@@ -26,6 +26,7 @@ def problem(fitter, toy_body):
     terms = depth_terms(
         targets,
         fitter.prepared.depth,
+        fitter.prepared.trunk,
         fitter.prepared.coarse,
         gather_points(fitter.prepared, targets, fitter.prepared.coarse),
     )

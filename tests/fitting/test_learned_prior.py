@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bodymodel.mocap import packaged_motion
 from bodymodel.skeleton import forward_kinematics, mirror_pose
 from bodymodel.spec import BODY_JOINTS
 from fitting import corruptions
@@ -53,10 +54,10 @@ def test_the_matrix_is_gauss_newton_s():
 
 
 @pytest.fixture(scope="module")
-def held_out(mocap_poses) -> np.ndarray:
-    chosen = training.is_held_out(mocap_poses.subject)
-    assert set(mocap_poses.subject[chosen]) == {"05", "10"}
-    return mocap_poses.body_pose[chosen].astype(np.float64)
+def held_out() -> np.ndarray:
+    motion = packaged_motion().split()[1]
+    assert set(motion.subject) == {"05", "10"}
+    return motion.body_pose.astype(np.float64)
 
 
 def energy(prior, pose: np.ndarray) -> np.ndarray:

@@ -75,27 +75,29 @@ def auc(mocap_poses, corrupt, energy) -> float:
     return training.roc_auc(*(energy(p).numpy() for p in pair))
 
 
-def with_limits(pose: torch.Tensor) -> torch.Tensor:
-    full = torch.zeros(*pose.shape[:-1], 165)
-    full[..., 3:66] = pose
-    outside = joint_limits().residual(full, SUGGESTED_WEIGHT)
-    return load_learned_prior(dtype=torch.float32).energy(pose) + 0.5 * outside.square().sum(-1)
-
-
 @pytest.mark.parametrize(
-    ("corrupt", "alone", "both"),
+    ("corrupt", "default", "learned", "with_limits"),
     [
-        (lambda x: training.shuffle_joints(x, np.random.default_rng(0)), 0.92, 0.92),
-        (lambda x: training.turn_one_joint(x, np.random.default_rng(0)), 0.93, 0.94),
-        (training.bend_knees_backwards, 0.90, 0.99),
+        (lambda x: training.shuffle_joints(x, np.random.default_rng(0)), 0.88, 0.92, 0.92),
+        (lambda x: training.turn_one_joint(x, np.random.default_rng(0)), 0.91, 0.93, 0.94),
+        (training.bend_knees_backwards, 0.88, 0.90, 0.99),
     ],
     ids=["joints shuffled", "joint turned", "knees backwards"],
 )
-def test_the_default_prior_tells_poses_from_what_is_none(mocap_poses, corrupt, alone, both):
-    assert auc(mocap_poses, corrupt, load_learned_prior(dtype=torch.float32).energy) >= alone
-    assert auc(mocap_poses, corrupt, with_limits) >= both
-    # And does not do so by accident: what is not corrupted is not told apart.
-    assert auc(mocap_poses, lambda x: x, with_limits) == pytest.approx(0.5)
+def test_priors_tell_poses_from_what_is_none(mocap_poses, corrupt, default, learned, with_limits):
+    gaussian, network = load_pose_prior(), load_learned_prior(dtype=torch.float32)
+
+    def limited(pose: torch.Tensor) -> torch.Tensor:
+        full = torch.zeros(*pose.shape[:-1], 165)
+        full[..., 3:66] = pose
+        outside = joint_limits().residual(full, SUGGESTED_WEIGHT)
+        return network.energy(pose) + 0.5 * outside.square().sum(-1)
+
+    assert auc(mocap_poses, corrupt, gaussian.energy) >= default
+    assert auc(mocap_poses, corrupt, network.energy) >= learned
+    assert auc(mocap_poses, corrupt, limited) >= with_limits
+    # And do not do so by accident: what is not corrupted is not told apart.
+    assert auc(mocap_poses, lambda x: x, limited) == pytest.approx(0.5)
 
 
 def test_float32_is_good_enough(mocap_poses):

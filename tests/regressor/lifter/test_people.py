@@ -8,7 +8,7 @@ from regressor.lifter.network import LifterConfig, LifterNet
 from regressor.lifter.people import SHOWN_AS, draw_people, show
 from regressor.lifter.predict import POINTS
 from regressor.lifter.skeleton import Skeleton
-from regressor.lifter.training import lifter_loss, split_subjects, total_loss
+from regressor.lifter.training import lifter_loss, total_loss
 from regressor.lifter.view import look_at
 
 
@@ -75,7 +75,7 @@ def test_the_truth_has_no_loss(people):
 
 
 def test_held_out_subjects_are_those_divisible_by_five():
-    learn, held_out = split_subjects(packaged_motion())
+    learn, held_out = packaged_motion().split()
     assert {int(s) % 5 for s in held_out.subject} == {0}
     assert not {int(s) % 5 for s in learn.subject} & {0}
 
