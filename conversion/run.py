@@ -188,7 +188,6 @@ def _run(config: RunConfig) -> int:
 
 
 def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: tuple) -> "Job":
-
     from conversion.correspondence_files import load_correspondence
     from conversion.fits import FitRows
     from conversion.job import Job

@@ -10,7 +10,7 @@ runs on a sample of the vertices and is finished on all of them. With ``start="z
 run as published. :mod:`conversion.newton_cg` is the published optimiser, for reading and for tests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ class Transfer:
         vertices, middle, reasons = check_meshes(vertices, self.source)
         return self._convert(self._real(vertices), middle, reasons, shared_betas)
 
-    def shared_betas(self, frames: Sequence["np.ndarray | Sequence[np.ndarray]"]) -> np.ndarray:
+    def shared_betas(self, frames: Iterable["np.ndarray | Sequence[np.ndarray]"]) -> np.ndarray:
         """Return the one shape, (B',), that suits meshes of one person best.
 
         Each mesh is solved for by itself; near its answer its energy is a quadratic of the betas
