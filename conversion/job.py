@@ -6,6 +6,7 @@ import gc
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -163,6 +164,7 @@ class Job:
                 return
             if self.fits is not None:  # also of parts that were done before a kill
                 self._add_fits(transfer, clip, part, first, last)
+            return_memory()
         if self.npz:
             self._write_npz(transfer.target, clip, count)
 
@@ -186,6 +188,7 @@ class Job:
             self.progress(high - low)
         seconds = time.monotonic() - begin
         result = _joined(pieces)
+        return_memory()  # the solver's, before packing takes some
         labels = clip.labels[first:last] or [""] * (last - first)
         self.store.write(
             clip.name, part, result, labels, first, transfer.source, transfer.target,
@@ -376,6 +379,8 @@ class Job:
 def return_memory() -> None:
     """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
     gc.collect()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -23,6 +23,7 @@ __all__ = ["write_report"]
 
 _log = logging.getLogger(__name__)
 _SIDE_PX = 300
+_POINTS = 50_000  # of a picture at once: memory
 _RED_MM = 5.0  # distance that is painted full red
 _RED, _GREY = np.array([0.8, 0.06, 0.05]), np.array([0.62, 0.66, 0.7])
 
@@ -178,19 +179,19 @@ def _view(vertices: np.ndarray, faces: np.ndarray, paint: np.ndarray | None) -> 
     color = color[faces] * light[:, None, None]
     longest = np.linalg.norm(edges[..., :2], axis=2).max(1)
     steps = 2 ** np.ceil(np.log2(np.clip(1.2 * longest, 1, 256))).astype(int)
-    points, colors = [], []
+    image, depth = np.full((side**2, 3), 0.96), np.full(side**2, -np.inf)
     for count in np.unique(steps):
-        mine = steps == count
         grid = np.array([(a, b) for a in range(count + 1) for b in range(count + 1 - a)]) / count
         weights = np.c_[1 - grid.sum(1), grid]
-        points.append((weights @ corners[mine]).reshape(-1, 3))
-        colors.append((weights @ color[mine]).reshape(-1, 3))
-    points, colors = np.concatenate(points), np.concatenate(colors)
-    pixel = np.rint(side / 2 + points[:, :2] * (1, -1)).astype(int)
-    place = np.clip(pixel, 0, side - 1) @ (1, side)
-    image = np.full((side**2, 3), 0.96)
-    order = np.argsort(points[:, 2])  # the nearest comes last and stays
-    image[place[order]] = colors[order]
+        mine = np.flatnonzero(steps == count)
+        for ids in np.array_split(mine, -(-len(mine) * len(grid) // _POINTS)):
+            points = (weights @ corners[ids]).reshape(-1, 3)
+            place = np.rint(side / 2 + points[:, :2] * (1, -1)).astype(int)
+            place = np.clip(place, 0, side - 1) @ (1, side)
+            order = np.argsort(points[:, 2])  # the nearest comes last and stays
+            order = order[points[order, 2] > depth[place[order]]]
+            depth[place[order]] = points[order, 2]
+            image[place[order]] = (weights @ color[ids]).reshape(-1, 3)[order]
     image = image.reshape(_SIDE_PX, 2, _SIDE_PX, 2, 3).mean((1, 3))
     return np.rint(255 * image ** (1 / 2.2)).astype(np.uint8)
 
