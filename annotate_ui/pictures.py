@@ -6,7 +6,6 @@ process, ahead of the person who will look at it, and kept in the same cache.
 """
 
 import asyncio
-import contextlib
 import functools
 import io
 import json
@@ -26,6 +25,7 @@ import numpy as np
 from curation.crops import person_window
 from curation.schema import PARAMETERS
 from curation.store import FitStore
+from curation.worker_pool import serve_parent
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
@@ -370,20 +370,11 @@ _NO_BODY = ""
 def _start(load_body: Callable[[], "BodyData"]) -> None:
     global _BODY, _NO_BODY
     logging.disable(logging.WARNING)  # the server has said it all
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(OSError):
-        os.nice(5)
+    serve_parent()
     try:
         _BODY = load_body()
     except Exception as error:  # raised here, it would only end process after process
         _NO_BODY = f"the body cannot be loaded: {error}"
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _draw_files(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:

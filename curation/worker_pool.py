@@ -17,9 +17,26 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-__all__ = ["JobError", "WorkerPool"]
+__all__ = ["JobError", "WorkerPool", "serve_parent"]
 
 _MAX_START_FAILURES = 3
+
+
+def serve_parent() -> None:
+    """Make this process, a worker of an executor, end with its parent and give way to it.
+
+    A worker holds both ends of its queue, so it would outlive a parent that was killed.
+    """
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError):
+        os.nice(5)
 
 
 class JobError(Exception):

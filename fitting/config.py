@@ -87,7 +87,7 @@ class FitConfig:
     """The same after the first iterations of the last stage."""
     probation: int = 10
     """How many these are."""
-    keep: int = 2
+    keep: int = 3
     """Starts that go on to the fine stages."""
     limb_flips: bool = True
     """Try each arm and leg turned over in depth before the fine stages."""

@@ -13,21 +13,24 @@ from curation.samples import PersonObservation
 from curation.schema import FIT_STATUSES, PARAMETERS, image_key
 from curation.store import FitStore
 from fitting.records import FitTarget
+from fitting.starts import MOST_GIVEN
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
+    from regressor.lifter.predict import Lifter
 
 __all__ = [
     "INITS",
     "Starter",
     "ToStart",
     "fits_source",
+    "lifted_starts",
     "lifter_starts",
     "regressor_starts",
     "starts_of_fits",
 ]
 
-INITS = "keypoints, lifter, mean, fits:STORE, or regressor:CHECKPOINT"
+INITS = "auto, keypoints, lifter, mean, fits:STORE, or regressor:CHECKPOINT"
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +50,10 @@ class ToStart:
     image_path: Path
 
 
-Start = Mapping[str, np.ndarray] | None
-"""FitTarget.start."""
+Starts = tuple[Mapping[str, np.ndarray], ...]
+"""FitTarget.starts."""
 
-Starter = Callable[[Sequence[ToStart]], list[Start]]
+Starter = Callable[[Sequence[ToStart]], list[Starts]]
 """The starts of a batch of persons."""
 
 
@@ -108,9 +111,10 @@ def starts_of_fits(path: Path, run_id: str, body_sha256: str) -> Starter:
             key = image_key(row["image_id"]), int(row["person_index"])
             starts[key] = {name: np.asarray(row[name], np.float32).copy() for name in known}
 
-    def of(person: ToStart) -> Start:
+    def of(person: ToStart) -> Starts:
         seen = person.observation
-        return starts.get((image_key(seen.image_id), seen.person_index))
+        start = starts.get((image_key(seen.image_id), seen.person_index))
+        return () if start is None else (start,)
 
     return lambda people: [of(person) for person in people]
 
@@ -122,30 +126,39 @@ def _has_column(store: FitStore, run_id: str, name: str) -> bool:
     return bool(parts) and name in pq.read_schema(parts[0].path).names
 
 
+def lifted_starts(lifter: "Lifter", targets: Sequence[FitTarget]) -> list[Starts]:
+    """Return the bodies that a keypoint lifter sees in the keypoints alone, the likeliest first.
+
+    Args:
+        lifter: Of regressor.lifter.predict.load_lifter.
+        targets: The persons; their own starts are not looked at.
+    """
+    import torch
+
+    points = np.nan_to_num(np.stack([t.keypoints_2d for t in targets]).astype(np.float32))
+    lifted = lifter(
+        torch.as_tensor(points),
+        torch.tensor([t.focal_px for t in targets], dtype=torch.float32),
+        torch.as_tensor(np.stack([t.center_px for t in targets]).astype(np.float32)),
+    ).numpy()
+    answers = range(min(MOST_GIVEN, lifted["body_pose"].shape[1]))
+    return [
+        tuple({name: value[k, place] for name, value in lifted.items()} for place in answers)
+        for k in range(len(targets))
+    ]
+
+
 def lifter_starts(body: "BodyData", device: str) -> Starter:
-    """Return the likeliest bodies that the keypoint lifter sees in the keypoints alone.
+    """Return the starts of :func:`lifted_starts` by the weights that come with the package.
 
     Args:
         body: That is fitted.
         device: Where the network runs.
     """
-    import torch
-
     from regressor.lifter.predict import load_lifter
 
     lifter = load_lifter(body, device=device)
-
-    def starts(people: Sequence[ToStart]) -> list[Start]:
-        targets = [person.target for person in people]
-        points = np.nan_to_num(np.stack([t.keypoints_2d for t in targets]).astype(np.float32))
-        lifted = lifter(
-            torch.as_tensor(points),
-            torch.tensor([t.focal_px for t in targets], dtype=torch.float32),
-            torch.as_tensor(np.stack([t.center_px for t in targets]).astype(np.float32)),
-        ).numpy()
-        return [{name: value[k, 0] for name, value in lifted.items()} for k in range(len(people))]
-
-    return starts
+    return lambda people: lifted_starts(lifter, [person.target for person in people])
 
 
 def regressor_starts(body: "BodyData", checkpoint: Path, device: str) -> Starter:
@@ -188,15 +201,15 @@ def regressor_starts(body: "BodyData", checkpoint: Path, device: str) -> Starter
             _log.warning("%s starts by keypoints: %s", path.name, error)
             return None
 
-    def starts(people: Sequence[ToStart]) -> list[Start]:
-        found: list[Start] = [None] * len(people)
+    def starts(people: Sequence[ToStart]) -> list[Starts]:
+        found: list[Starts] = [()] * len(people)
         for first in range(0, len(people), 16):
             boxes = {k: look(p) for k, p in enumerate(people[first : first + 16], start=first)}
             seen = {k: box for k, box in boxes.items() if box is not None}
             if seen:
                 params = predictor(list(seen.values())).params.numpy()
                 for place, k in enumerate(seen):
-                    found[k] = {name: value[place] for name, value in params.items()}
+                    found[k] = ({name: value[place] for name, value in params.items()},)
         return found
 
     return starts

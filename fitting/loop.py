@@ -268,7 +268,7 @@ class FitLoop:
             for (observation, image, _), target in zip(self._batch, targets, strict=True)
         ]
         starts = self.starter(asked)
-        return [replace(t, start=start) for t, start in zip(targets, starts, strict=True)]
+        return [replace(t, starts=theirs) for t, theirs in zip(targets, starts, strict=True)]
 
     def _row(
         self,

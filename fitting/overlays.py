@@ -4,13 +4,11 @@ A picture is drawn from the stored row, not from the solver's memory: it shows w
 and a picture that is missing can be drawn at any later time.
 """
 
-import contextlib
 import io
 import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -24,6 +22,7 @@ from bodymodel.body import BodyData
 from curation.crops import person_window
 from curation.schema import PARAMETERS
 from curation.store import FitStore
+from curation.worker_pool import serve_parent
 
 __all__ = ["OVERLAY_COLUMNS", "VIEWS", "OverlayPool", "draw_fit"]
 
@@ -186,18 +185,7 @@ def _start(load_body: Callable[[], BodyData], draw: Draw) -> None:
     # it starts would wait for ever.
     logging.disable(logging.WARNING)  # the parent has said it all
     _BODY, _DRAW = load_body(), draw
-    # A worker holds both ends of its queue, so it would outlive a parent that was killed.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The solver has the cores; what is drawn beside it may take longer.
-    with contextlib.suppress(OSError):
-        os.nice(5)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    serve_parent()  # the solver has the cores; what is drawn beside it may take longer
 
 
 def _draw(row: Mapping[str, Any], photo: Path, paths: Mapping[str, Path]) -> str:

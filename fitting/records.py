@@ -52,9 +52,9 @@ class FitTarget:
         clip: Targets of one person and camera share a name; they are solved together, with one
             shape, one focal length and smooth motion. Empty for a photo by itself.
         frame: Which frame of the clip; gaps are bridged.
-        start: Where to start from: fields of BodyParams without batch dimension, as in FitResult;
-            None for the solver's own starts. What is missing or not finite starts at its mean,
-            the place as the keypoints tell.
+        starts: Where to start from, at most four guesses: fields of BodyParams without batch
+            dimension, as in FitResult; none for the solver's own starts. What is missing or not
+            finite starts at its mean, the place as the keypoints tell.
         world_points: (145, 3) float32, a detector's guess of the points in metres, axes of the
             camera, any origin; NaN where it has none. None for no guess.
         conventions: Where the points come from: keys of keypoints.CONVENTIONS. Each point is where
@@ -72,7 +72,7 @@ class FitTarget:
     frame_3d: Literal["camera", "free"] = "camera"
     clip: str = ""
     frame: int = 0
-    start: Mapping[str, np.ndarray] | None = None
+    starts: tuple[Mapping[str, np.ndarray], ...] = ()
     world_points: np.ndarray | None = None
     conventions: tuple[str, ...] = ()
     silhouette: MaskField | None = None

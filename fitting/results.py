@@ -15,13 +15,10 @@ from fitting.extra import has_2d, residual_3d_mm
 from fitting.prepared import PreparedBody
 from fitting.records import FitResult, FitTarget
 from fitting.residuals import part_medians, point_residuals
-from fitting.starts import HEADINGS, stature_m
+from fitting.starts import START_NAMES, stature_m
 from fitting.uncertainty import pack_mm2
 
-__all__ = ["START_NAMES", "make_results", "refused_result"]
-
-START_NAMES = (*(name for name, _ in HEADINGS), "given")
-"""What FitResult.starts may hold."""
+__all__ = ["make_results", "refused_result"]
 
 
 def make_results(

@@ -68,11 +68,12 @@ class RunConfig:
     clip: bool = False
     """The photos of each folder, by name, are frames of a video: people are followed, and each is
     fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
-    init: str = "keypoints"
-    """Where fits start. keypoints: all headings. lifter: those and the body that a small network
-    sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train): likewise
-    from the photo. mean: facing the camera only. fits:STORE: from the fits in that output folder
-    (or STORE/data/run=ID), by keypoints where it has none of a person."""
+    init: str = "auto"
+    """Where fits start. keypoints: from four headings. lifter: from those and from what a small
+    network sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train):
+    likewise from what a network sees in the photo. mean: facing the camera only. fits:STORE: from
+    the fits in that output folder (or STORE/data/run=ID), by keypoints where it has none of a
+    person. auto: lifter; keypoints with --solver lbfgs."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
@@ -456,10 +457,12 @@ def _check_init(config: RunConfig) -> None:
             f"--init {config.init}: there is no file {name}; train weights with python -m "
             "regressor.train"
         )
-    plain = config.init in ("keypoints", "lifter", "mean") or config.init.startswith("regressor:")
+    plain = config.init in ("auto", "keypoints", "lifter", "mean") or config.init.startswith(
+        "regressor:"
+    )
     if source is None and not plain:
         raise UsageError(f"--init must be {INITS}, got {config.init!r}")
-    if config.init != "keypoints" and config.solver == "lbfgs":
+    if config.init not in ("auto", "keypoints") and config.solver == "lbfgs":
         raise UsageError("--solver lbfgs starts as published; --init is for the fast solver")
 
 
@@ -467,6 +470,8 @@ def _resolve(config: RunConfig) -> RunConfig:
     """Settle what "auto" leaves open about the solver, so that a run records what it used."""
     if config.dtype == "auto":
         config = replace(config, dtype="float64" if config.solver == "fast" else "float32")
+    if config.init == "auto":
+        config = replace(config, init="lifter" if config.solver == "fast" else "keypoints")
     if config.init == "mean":
         config = replace(config, fit=replace(config.fit, headings=("front",)))
     if config.init == "lifter" or config.init.startswith("regressor:"):

@@ -14,7 +14,7 @@ from fitting.extra import has_extra, start_from_points
 from fitting.flips import flip_limbs
 from fitting.prepared import PreparedBody
 from fitting.records import FitTarget
-from fitting.starts import HEADINGS, heading_starts
+from fitting.starts import HEADINGS, MOST_GIVEN, heading_starts
 from fitting.state import Layout
 
 __all__ = ["Chosen", "Search", "search_answers"]
@@ -125,16 +125,16 @@ def _settle_starts(
     """Anneal from the headings, and come close from given starts, by the body's points.
 
     Returns:
-        Candidates (B, headings + 1), the given one last; which of them were tried, (B, headings +
-        1); and whose given start is trusted to be the only one, (B,).
+        Candidates (B, len(START_NAMES)), the given ones last; which of them were tried, of that
+        shape; and whose given starts are trusted to be the only ones, (B,).
     """
     config, layout, device = prepared.config, prepared.layout, prepared.device
     coarse, seen = known.coarse, known.coarse_terms
     x = heading_starts(prepared.coarse, layout, prepared.prior, coarse)
     if any(has_extra(target) for target in targets):
         x = start_from_points(x, targets, prepared.coarse, layout, prepared.prior, config)
-    has_given = torch.tensor([t.start is not None for t in targets], device=device)
-    trusted = has_given & (config.given_starts == "alone")
+    states, has_given = _given(layout, targets, x[:, 0])
+    trusted = has_given.any(1) & (config.given_starts == "alone")
     named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=device)
     is_open = named & ~trusted[:, None]
     rigid = stage_energy(prepared, prepared.coarse, config.coarse[0], coarse, seen)
@@ -145,18 +145,22 @@ def _settle_starts(
         energy = replace(energy, prior=prepared.coarse_prior)
         found = settle(energy, found, stage.iterations, config.tolerance)
         found = _thin(prepared, found, config.hopeless_coarse)
-    given = Candidates.at(_given(layout, targets, x[:, 0])[:, None], has_given[:, None])
-    given = settle(rigid, given, _RIGID_ITERATIONS, config.tolerance)
-    if config.given_starts == "compete":  # as settled as those that it is compared with
-        given = settle(energy, given, config.coarse[-1].iterations, config.tolerance)
-    tried = torch.cat([is_open, has_given[:, None]], 1)
+    given = settle(rigid, Candidates.at(states, has_given), _RIGID_ITERATIONS, config.tolerance)
+    if config.given_starts == "compete":  # by the energy that it is compared by
+        common = stage_energy(prepared, prepared.coarse, config.flip, coarse, seen)
+        given = settle(common, given, config.flip.iterations, config.tolerance)
+    tried = torch.cat([is_open, has_given], 1)
     return found.joined(given), tried, trusted
 
 
-def _given(layout: Layout, targets: Sequence[FitTarget], default: Tensor) -> Tensor:
-    """(B, size) the given starts, the default where there is none."""
-    x = default.clone()
+def _given(layout: Layout, targets: Sequence[FitTarget], default: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, MOST_GIVEN, size) the given starts, the default where there is none; and which are."""
+    x = default[:, None].repeat(1, MOST_GIVEN, 1)
+    is_given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
     for k, target in enumerate(targets):
-        if target.start is not None:
-            x[k] = layout.vector(target.start, x[k])
-    return x
+        if len(target.starts) > MOST_GIVEN:
+            raise ValueError(f"at most {MOST_GIVEN} starts a person, got {len(target.starts)}")
+        for place, start in enumerate(target.starts):
+            x[k, place] = layout.vector(start, default[k])
+            is_given[k, place] = True
+    return x, is_given

@@ -25,6 +25,16 @@ HEADINGS: tuple[tuple[str, float], ...] = (
 )
 """Names and turns about the body's own vertical; "front" faces the camera."""
 
+MOST_GIVEN = 4
+"""Most starts that a person may come with."""
+
+START_NAMES: tuple[str, ...] = (
+    *(name for name, _ in HEADINGS),
+    "given",
+    *(f"given {k}" for k in range(2, MOST_GIVEN + 1)),
+)
+"""What FitResult.starts may hold, in the order of the search's answers."""
+
 _BONES = (
     ("left_shoulder", "left_elbow"), ("right_shoulder", "right_elbow"),
     ("left_elbow", "left_wrist"), ("right_elbow", "right_wrist"),

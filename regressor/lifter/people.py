@@ -7,6 +7,7 @@ point is off by noise that goes with its confidence.
 """
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ SHOWN_AS = (
 )  # fmt: skip
 """The conventions that the lifter is trained to see."""
 
+_LOST_TOGETHER = ("left_hand", "right_hand", "face")
 _WORLD_TO_CAMERA = np.diag([1.0, -1.0, -1.0])  # y up, towards us -> y down, away
 
 
@@ -189,20 +191,18 @@ def show(people: People, points: tuple[str, ...], generator: torch.Generator) ->
     outlier = uniform(0, 1, len(points)) < 0.01
     noise = torch.where(outlier, 0.4, noise)
     offset = noise[..., None] * normal(len(points), 2)
-    loose = torch.tensor([name in LOOSE_POINTS for name in points])
-    offset = offset + 0.04 * loose[:, None] * normal(len(points), 2)
+    offset = offset + 0.04 * _kinds(points).loose[:, None] * normal(len(points), 2)
     rays = rays + size[:, None, None] * offset
     return Shown(rays, confidence, root, pelvis, people)
 
 
 def _seen(rays: Tensor, points: tuple[str, ...], uniform) -> Tensor:
     """(B, P) 1 where a point is there: by convention, by part, by the picture's edge, by chance."""
-    shown_as = torch.tensor([[float(name in CONVENTIONS[c]) for name in points] for c in SHOWN_AS])
+    kinds = _kinds(points)
     which = (uniform(0, len(SHOWN_AS))).long().clamp_max(len(SHOWN_AS) - 1)
-    seen = shown_as[which]
-    parts = [keypoint_part(name) for name in points]
-    for part in ("left_hand", "right_hand", "face"):
-        inside = torch.tensor([p == part for p in parts])
+    whole = kinds.shown_as[which]
+    seen = whole
+    for inside in kinds.parts:
         lost = uniform(0, 1) < 0.2
         seen = torch.where(lost[:, None] & inside, 0, seen)
     cut = torch.quantile(rays[..., 1], 0.5, dim=1, keepdim=True)
@@ -212,4 +212,23 @@ def _seen(rays: Tensor, points: tuple[str, ...], uniform) -> Tensor:
     by_chance = uniform(0, 1, len(points)) < 0.12 * uniform(0, 1, 1)
     seen = torch.where(below | by_chance, 0, seen)
     # too little would be noise: whoever lost nearly everything gets the whole convention back
-    return torch.where((seen.sum(1) < 6)[:, None], shown_as[which], seen)
+    return torch.where((seen.sum(1) < 6)[:, None], whole, seen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kinds:
+    """Of P points: in which of C conventions, in which of hands and face, whether loose."""
+
+    shown_as: Tensor  # (C, P) float
+    parts: tuple[Tensor, ...]  # (P,) bool each
+    loose: Tensor  # (P,) bool
+
+
+@lru_cache(maxsize=4)
+def _kinds(points: tuple[str, ...]) -> _Kinds:
+    parts = [keypoint_part(name) for name in points]
+    return _Kinds(
+        torch.tensor([[float(name in CONVENTIONS[c]) for name in points] for c in SHOWN_AS]),
+        tuple(torch.tensor([p == part for p in parts]) for part in _LOST_TOGETHER),
+        torch.tensor([name in LOOSE_POINTS for name in points]),
+    )

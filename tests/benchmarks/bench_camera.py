@@ -13,12 +13,11 @@ import time
 
 import numpy as np
 import torch
-from made_people import MadePeople, make_people
+from made_people import MadePeople, RunFitter, make_people
 
 from bodymodel.files import load_body
 from curation.reproject import posed_joints
 from fitting.config import FitConfig
-from fitting.fit import Fitter
 
 CASES: dict[str, dict] = {
     "known, 1000 px": {},
@@ -37,7 +36,7 @@ CASES: dict[str, dict] = {
 }
 
 
-def measure(fitter: Fitter, people: MadePeople) -> dict[str, float]:
+def measure(fitter: RunFitter, people: MadePeople) -> dict[str, float]:
     """Fit everybody and say how far off they are."""
     begin = time.process_time()
     fits = fitter.fit(people.targets)
@@ -73,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = FitConfig()
-    fitter = Fitter(load_body("open"), config)
+    fitter = RunFitter(load_body("open"), config)
     rows = {}
     for name, case in CASES.items():
         wanted = dict(case)

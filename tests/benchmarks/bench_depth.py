@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_people import RunFitter
 from rendered import Places, body_pct, index, lean_deg, mpjpe_mm, params_of, rendered_people
 
 from curation.datasets import open_dataset
 from curation.observe import observe
 from fitting.config import FitConfig
-from fitting.fit import Fitter
 from fitting.rows import fit_target
 
 STAND, SIT = ("00", "03", "05", "08", "12"), ("11", "14")
@@ -107,7 +107,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         places = Places()
-        fitter = Fitter(places.body, ablate(FitConfig(), options.without))
+        fitter = RunFitter(places.body, ablate(FitConfig(), options.without))
         line = {"name": "depth", "without": options.without}
         if options.count:
             people = rendered_people(folder, options.count, options.seed)

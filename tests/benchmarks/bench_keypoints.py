@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_people import RunFitter
 from rendered import Places, body_pct, mpjpe_mm, params_of, rendered_people
 
 from bodymodel.fit_points import convention_mixes
 from fitting.calibrate_points import MEDIAPIPE, names_of
-from fitting.fit import Fitter
 from fitting.point_calibration import PointSamples, signed_errors
 
 
@@ -56,7 +56,7 @@ def main():
         ],
         "by_point_mm_before_after": by_point,
     }
-    fitter = Fitter(places.body)
+    fitter = RunFitter(places.body)
     for name, targets in (
         ("own", [replace(t, conventions=()) for t in people.targets]),
         ("calibrated", people.targets),

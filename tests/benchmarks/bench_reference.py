@@ -8,11 +8,11 @@ OpenPose's points with noise of 3 px (body) and 1.5 px (hands, face), confidence
 the shipped priors were not trained on them.
 
 Three solvers: "reference" is SMPLify-X's schedule; "same energy" is the fast solver on the same
-energy, term by term (fitting.published), all starts counted; "ours" is the fast solver as people
-get it, with its own units and the open prior. Prints a table, a row a person and solver, and one
-JSON line of medians. CPU time of the fast ones is that of a batch of 64 (the people repeated),
-measured between the reference's persons, and of one person alone. "energy" is that of the
-reference's last stage, computed by the reference's own code in float64.
+energy, term by term (fitting.published), all starts counted; "ours" is the fast solver as a run
+has it: its own energy, headings and the lifter's starts. Prints a table, a row a person and solver,
+and one JSON line of medians. CPU time of the fast ones is that of a batch of 64 (the people
+repeated), measured between the reference's persons, and of one person alone. "energy" is that of
+the reference's last stage, computed by the reference's own code in float64.
 
 ``--figure PATH`` draws photos an hour beside each other into an SVG; ``--from-json FILE`` draws it
 from a line that was saved before.
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made_people import SEEN, MadePeople, make_people
+from made_people import SEEN, MadePeople, RunFitter, make_people
 
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> dict:
     l2 = load_prior("l2")
     reference = ReferenceFitter(body, ReferenceConfig(body=options.reference_body), prior=l2)
     judge = ReferenceFitter(body, ReferenceConfig(body="own"), dtype="float64", prior=l2)
-    fast = {"same energy": Fitter(body, smplifyx_config(), prior=l2), "ours": Fitter(body)}
+    fast = {"same energy": Fitter(body, smplifyx_config(), prior=l2), "ours": RunFitter(body)}
     sliced = slice_body(body, dtype=torch.float64)
     reference.energy(targets[0], {n: v[0] for n, v in people.params.numpy().items()})
     many = (targets * math.ceil(options.batch / len(targets)))[: options.batch]

@@ -14,14 +14,13 @@ import time
 
 import numpy as np
 import torch
-from made_people import MadePeople, make_people
+from made_people import MadePeople, RunFitter, make_people
 
 import fitting.results
 from bodymodel.files import load_body
 from bodymodel.spec import BODY_JOINTS
 from curation.reproject import posed_joints
 from fitting.config import FitConfig
-from fitting.fit import Fitter
 from fitting.uncertainty import unpack_mm2
 
 NINETY = 6.251389  # of chi square with three degrees of freedom
@@ -40,7 +39,7 @@ def relative(joints: np.ndarray) -> np.ndarray:
     return 1000 * np.concatenate([joints[:, :1], joints[:, 1:22] - joints[:, :1]], 1)
 
 
-def coverage(fitter: Fitter, people: MadePeople) -> tuple[np.ndarray, float]:
+def coverage(fitter: RunFitter, people: MadePeople) -> tuple[np.ndarray, float]:
     """(22,) shares inside, and the median size of the ellipsoids."""
     fits = fitter.fit(people.targets)
     found = np.array([posed_joints(fitter.body, fit.params) for fit in fits])
@@ -60,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = FitConfig()
-    fitter = Fitter(load_body("open"), config)
+    fitter = RunFitter(load_body("open"), config)
     spent = [0.0]
     plain = fitting.results.joint_covariance
 

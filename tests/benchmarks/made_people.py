@@ -5,7 +5,8 @@ project's own split has not seen.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
 from bodymodel.spec import keypoint_part
-from fitting.records import FitTarget
+from fitting.config import FitConfig
+from fitting.fit import Fitter
+from fitting.inits import lifted_starts
+from fitting.records import FitResult, FitTarget
 from fitting.reference_energy import OPENPOSE_POINTS
+from regressor.lifter.predict import load_lifter
 
 NOISE_PX = {"body": 3.0, "left_hand": 1.5, "right_hand": 1.5, "face": 1.5}
 SEEN = np.array([name in OPENPOSE_POINTS for name in FIT_KEYPOINTS])
@@ -42,6 +47,18 @@ class MadePeople:
     points: np.ndarray
     joints: np.ndarray
     focal_px: np.ndarray
+
+
+class RunFitter(Fitter):
+    """What ``fitting.run`` does with targets: starts of the lifter compete with the headings."""
+
+    def __init__(self, body: BodyData, config: FitConfig | None = None) -> None:
+        super().__init__(body, replace(config or FitConfig(), given_starts="compete"))
+        self.lifter = load_lifter(body)
+
+    def fit(self, targets: Sequence[FitTarget]) -> list[FitResult]:
+        starts = lifted_starts(self.lifter, targets)
+        return super().fit([replace(t, starts=s) for t, s in zip(targets, starts, strict=True)])
 
 
 def held_out_poses() -> dict[str, np.ndarray]:

@@ -31,19 +31,19 @@ def test_starts_are_the_fits_of_the_same_persons(fitted):
     sha = fake_body("", "smplx", "neutral").sha256
     starter = starts_of_fits(fitted, run_id, sha)
 
-    def start_of(observation):
+    def starts_of(observation):
         return starter([ToStart(observation, None, None)])[0]
 
     found = 0
     for row in FitStore(fitted).iter_rows():
-        start = start_of(PersonObservation(row["image_id"], row["person_index"]))
-        assert (start is not None) == row["has_fit"]
-        if start is not None:
+        starts = starts_of(PersonObservation(row["image_id"], row["person_index"]))
+        assert len(starts) == row["has_fit"]
+        for start in starts:
             found += 1
             np.testing.assert_array_equal(start["body_pose"], row["body_pose"])
             np.testing.assert_array_equal(start["betas"], row["betas"])
     assert found > 10
-    assert start_of(PersonObservation("elsewhere.jpg", 0)) is None
+    assert starts_of(PersonObservation("elsewhere.jpg", 0)) == ()
     with pytest.raises(ValueError, match="not of the one"):
         starts_of_fits(fitted, run_id, "0" * 64)
 
