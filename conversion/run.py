@@ -147,12 +147,15 @@ def _run(config: RunConfig) -> int:
     shard = _parse_shard(config.shard)
     from conversion.readers import check_source, read_clips
 
+    settings = plain_config(config)
+    named = config.source if config.source.name not in ("", "..") else config.source.resolve()
+    out = config.out or named.with_name(f"{named.stem}_to_{config.to}")
+    if out.resolve() == config.source.resolve():
+        raise UsageError(f"--out must be another directory than SRC, {out}")
     try:
-        check_source(config.source)
+        check_source(config.source, out)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
-    settings = plain_config(config)
-    out = config.out or config.source.with_name(f"{config.source.stem}_to_{config.to}")
     if config.dry_run:
         return _dry_run(settings, config.source, out)
     _check_writable(out)
@@ -179,7 +182,7 @@ def _run(config: RunConfig) -> int:
         outcome = "failed"
         try:
             # One file at a time: a data set does not fit into memory.
-            job.run(_named_once(read_clips(config.source)), config.limit)
+            job.run(_named_once(read_clips(config.source, out)), config.limit)
             outcome = "complete" if stop.signal is None else "interrupted"
         finally:
             if job.fits is not None:
@@ -340,7 +343,7 @@ def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     clips = frames = 0
-    for clip in _named_once(read_clips(source)):
+    for clip in _named_once(read_clips(source, out)):
         clips += 1
         if isinstance(clip, ClipError):
             sys.stdout.write(f"# bad      {clip}\n")
