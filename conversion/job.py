@@ -185,6 +185,7 @@ class Job:
                 return False
             high = min(low + self.batch_size, last)
             pieces.append(self._batch(transfer, clip, low, high, betas))
+            trim()
             self.progress(high - low)
         seconds = time.monotonic() - begin
         result = _joined(pieces)
@@ -377,10 +378,15 @@ class Job:
 
 
 def return_memory() -> None:
-    """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
+    """Free what nobody holds any more, and give it back to the system."""
     gc.collect()
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
+    trim()
+
+
+def trim() -> None:
+    """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
