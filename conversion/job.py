@@ -92,7 +92,7 @@ class Job:
     store: PartStore
     options: TransferOptions
     batch_size: int = 32
-    part_frames: int = 2048
+    part_frames: int = 1024
     shard: tuple[int, int] = (0, 1)
     device: str = "cpu"
     shared_betas: bool = False

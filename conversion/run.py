@@ -86,7 +86,7 @@ class RunConfig:
     """Meshes solved together."""
     threads: int = 1
     """Of torch on a CPU. Cores are better used by one process each: see --shard."""
-    part_frames: int = 2048
+    part_frames: int = 1024
     """Frames a Parquet part: what an interruption costs at most."""
     resume: bool = True
     """Skip the parts that are done. Without it, a directory that has parts is refused."""
@@ -217,7 +217,7 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
         bodies=bodies,
         store=PartStore(out, run_hash),
         options=config.solver,
-        batch_size=(32 if device == "cpu" else 512) if batch == "auto" else batch,
+        batch_size=(16 if device == "cpu" else 512) if batch == "auto" else batch,
         part_frames=config.part_frames,
         shard=shard,
         device=device,
