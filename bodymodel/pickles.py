@@ -50,7 +50,8 @@ def load_model_pickle(path: str | Path) -> dict[str, object]:
                 "is the download complete?"
             ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dict of arrays, it holds {type(content).__name__}")
+        kind = type(content).__name__.lstrip("_")
+        raise ValueError(f"{path} must hold a dict of arrays, it holds {kind}")
     return {_text(key): _resolve(value) for key, value in content.items()}
 
 

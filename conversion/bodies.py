@@ -1,5 +1,6 @@
 """Which bodies a clip is converted between, loaded once. Torch-free."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ from bodymodel.body import BodyData
 from bodymodel.files import MODELS_VARIABLE, load_body
 from bodymodel.spec import FAMILIES, Family, Gender
 from conversion.clips import Clip, ClipError
+from conversion.correspondence import Correspondence, build_correspondence
 from conversion.hands import Side
 
 __all__ = ["Bodies", "with_kid"]
@@ -61,6 +63,20 @@ class Bodies:
             self._target, self.to, self.gender or gender, self.num_betas, 10, None, self._target_kid
         )
 
+    def correspondence(self, source: BodyData, target: BodyData) -> Correspondence:
+        """Return which point of the source each vertex of the target is.
+
+        It is a matter of topologies: for a target of another gender it is found on a body of the
+        source's, whose template stands as the source's does.
+        """
+        like = target
+        if source.gender != target.gender:
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                like = self._load(
+                    self._target, self.to, source.gender, self.num_betas, 10, None, None
+                )
+        return build_correspondence(source, like)
+
     def source(self, clip: Clip, num_vertices: int = 0) -> BodyData:
         """Return the body that a clip is of.
 
@@ -95,8 +111,12 @@ class Bodies:
         except FileNotFoundError as error:
             raise ClipError(str(error)) from None
         except ValueError as error:
+            has = f"{betas} betas"
+            if "expression" in clip.arrays:
+                has += f" and {expression} components of expression"
             raise ClipError(
-                f"{clip.name} has {betas} betas and {expression} expression components: {error}"
+                f"{clip.name} has {has}: {error}. Name the model files that it belongs to with "
+                f"--from-models or {MODELS_VARIABLE}"
             ) from None
         if clip.body_sha256 and clip.body_sha256 != body.sha256:
             raise ClipError(

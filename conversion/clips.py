@@ -4,6 +4,8 @@ A source is a list of clips; :mod:`conversion.readers` knows the formats. Nothin
 executed, and of a long motion only the frames asked for are in memory.
 """
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -18,6 +20,7 @@ from conversion.rows import Rows
 
 __all__ = ["POSE_COLUMNS", "Clip", "ClipError", "Frames", "as_text", "gender_of", "make_clip"]
 
+_log = logging.getLogger(__name__)
 # In the order of each family's joints: the column and how many joints it holds.
 POSE_COLUMNS: dict[Family, tuple[tuple[str, int], ...]] = {
     "smplx": (
@@ -176,9 +179,11 @@ def make_clip(
     if pose.shape[1] != 3 * joints:
         raise ClipError(f"{name}: poses must be (N, {3 * joints}), got {pose.shape}")
     arrays = {"full_pose": pose}
+    if "betas" not in columns:
+        _warn_once(f"{name} has no betas: the mean shape is taken")
     for key, array in ({"betas": np.zeros(10), "transl": np.zeros(3)} | dict(columns)).items():
         if key != "full_pose":
-            arrays[key] = _per_frame(array, count, key)
+            arrays[key] = _per_frame(array, count, f"{name}: {key}")
     for key, width in (("transl", 3), ("focal_px", 1), ("center_px", 2), ("to_camera", 12)):
         if key in arrays and arrays[key].shape[1] != width:
             raise ClipError(f"{name}: {key} must be (N, {width}), got {arrays[key].shape}")
@@ -190,6 +195,11 @@ def make_clip(
     if labels and len(labels) != count:
         raise ClipError(f"{name}: {count} poses and {len(labels)} names")
     return Clip(name, family, "neutral", arrays, (), labels)
+
+
+@functools.cache  # files are read again for a report's pictures
+def _warn_once(sentence: str) -> None:
+    _log.warning("%s", sentence)
 
 
 def _per_frame(array: "np.ndarray | Rows", count: int, what: str) -> Rows:
@@ -208,9 +218,11 @@ def _per_frame(array: "np.ndarray | Rows", count: int, what: str) -> Rows:
 
 
 def gender_of(value: Any) -> Gender:
-    """Return the gender that a file writes as f, female, b'male' or neutral."""
-    letter = as_text(value).strip().lower()[:1]
-    return {"f": "female", "m": "male"}.get(letter, "neutral")
+    """Return the gender that a file writes as f, female, b'male' or neutral; else neutral."""
+    text = as_text(value).strip().lower()
+    if text[:1] not in ("f", "m", "n"):
+        _warn_once(f"the gender {text!r} is none of female, male, neutral: taken for neutral")
+    return {"f": "female", "m": "male"}.get(text[:1], "neutral")
 
 
 def as_text(value: Any) -> str:

@@ -91,16 +91,18 @@ def build_correspondence(
     other by a similarity (joints first, then nearest points), which is right for bodies whose
     templates stand alike; for the licensed SMPL and SMPL-X the published setup file, which was
     registered by hand, is better: see
-    :mod:`conversion.correspondence_files`.
+    :mod:`conversion.correspondence_files`. It is a matter of topologies alone: where the target is
+    of another gender than the source, build it of two bodies of one gender.
 
     Args:
         source: The body that there are parameters or meshes of.
         target: The body that parameters are wanted of.
-        one_surface: Whether both templates sample one and the same surface, so that a vertex off
-            the nearest triangle is the triangle's fault (it cuts across a curve), and is to stand
-            off from it on posed meshes too (:mod:`conversion.lift`). By default only the open
-            bodies are so. For others what separates the templates is their own, and equation 3 is
-            taken as published.
+        one_surface: Whether both templates sample one and the same surface, in one place, so that a
+            vertex off the nearest triangle is the triangle's fault (it cuts across a curve), and is
+            to stand off from it on posed meshes too (:mod:`conversion.lift`). Nothing is registered
+            then: triangles lie inside of what is round, and nearest points would make the source
+            larger by that. By default only the open bodies of one gender are so. For others what
+            separates the templates is their own, and equation 3 is taken as published.
     """
     same = source.faces.shape == target.faces.shape and (source.faces == target.faces).all()
     if same and len(source.v_template) == len(target.v_template):
@@ -112,7 +114,11 @@ def build_correspondence(
 
     goal = target.v_template.astype(np.float64)
     mine = part_vertices(source, target)
-    laid = _register(source, target, mine)
+    if one_surface is None:
+        one_surface = source.is_open and target.is_open and source.gender == target.gender
+    laid = source.v_template.astype(np.float64)
+    if not one_surface:
+        laid = _register(source, target, mine)
     triangle, weights, near = nearest_on_mesh(laid, source.faces, goal)
     distance = np.linalg.norm(near - goal, axis=1)
     across = _face_normals(laid, source.faces)[triangle]
@@ -126,7 +132,7 @@ def build_correspondence(
     valid = _without_specks(valid, target.faces)
     corners = source.faces[triangle].astype(np.int64)
     lift = None
-    if one_surface or (one_surface is None and source.is_open and target.is_open):
+    if one_surface:
         lift = Lift(laid, source.faces.astype(np.int64), goal, corners, weights, valid)
     return Correspondence(corners, weights, valid, len(laid), lift, source.name, target.name)
 

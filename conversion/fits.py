@@ -114,10 +114,18 @@ class FitRows:
         )
         self._place(numbers, frames, target)
         seen = self._seen(numbers, frames, target, model_of)
-        rows = []
+        rows, empty = [], self._empty_row(writer.info, target)
         for k, image_id in enumerate(ids):
-            row = self._row(writer.info, target, {n: v[k] for n, v in texts.items()}, image_id)
-            row |= self._image(clip, texts["label"][k])
+            status = texts["status"][k]
+            row = empty | {
+                "fit_id": fit_id(self.dataset, image_id, 0, writer.info.run_id),
+                "image_id": image_id,
+                # the store knows no wrong meshes or parameters
+                "status": "label_error" if status == "input_error" else status,
+                "has_fit": status in CONVERTED,
+                **{name: texts[name][k] for name in ("reason", "iterations", "solve_ms")},
+                **self._image(clip, texts["label"][k]),
+            }
             if row["has_fit"]:
                 row |= {n: numbers[n][k].reshape(s) for n, s in POSE_SHAPES.items()}
                 row |= {n: numbers[n][k] for n in ("betas", "transl")}
@@ -230,11 +238,9 @@ class FitRows:
                 _log.debug("%s: %s", label, error)
         return out
 
-    def _row(
-        self, info: Any, target: BodyData, texts: Mapping[str, Any], image_id: str
-    ) -> dict[str, Any]:
-        """Every column, as it is without a fit, a camera or an image."""
-        nan, status = math.nan, texts["status"]
+    def _empty_row(self, info: Any, target: BodyData) -> dict[str, Any]:
+        """Every column, as it is without a fit, a camera or an image; rows share its arrays."""
+        nan = math.nan
         shapes = POSE_SHAPES | {"betas": (target.num_betas,), "transl": (3,), "center_px": (2,)}
         shapes |= {"expression": (target.num_expression,)} if target.num_expression else {}
         shapes |= {"residual_px": (_K,), "bbox_xyxy_px": (4,)}
@@ -252,23 +258,18 @@ class FitRows:
                 ("has_bbox", "has_keypoints", "has_left_hand", "has_right_hand", "has_face"), False
             )
             | {
-                "fit_id": fit_id(self.dataset, image_id, 0, info.run_id),
-                "run_id": info.run_id, "dataset": self.dataset, "image_id": image_id,
-                "image_path": "", "image_sha256": "", "person_index": 0, "attempt": 0,
-                "width": 0, "height": 0,
-                # the store knows no wrong meshes or parameters
-                "status": "label_error" if status == "input_error" else status,
-                "reason": texts["reason"], "has_fit": status in CONVERTED,
+                "run_id": info.run_id, "dataset": self.dataset, "image_path": "",
+                "image_sha256": "", "person_index": 0, "attempt": 0, "width": 0, "height": 0,
                 "focal_source": "", "body_name": target.name, "body_sha256": target.sha256,
                 "body_is_open": target.is_open, "keypoint_convention": "fit",
                 "keypoints_2d": np.zeros((_K, 3), np.float32),
                 "keypoint_source": np.zeros(_K, np.int8), "energy": {}, "starts": [],
                 "start_energies": [], "self_penetration_parts": [],
                 "keypoint_places": [],
-                "start_winner": "", "silhouette": "", "views": 0, "iterations": texts["iterations"],
+                "start_winner": "", "silhouette": "", "views": 0,
                 "has_truth": False, "code_version": info.code_version,
                 "torch_version": _version("torch"), "device": self.device,
-                "config_hash": info.config_hash, "solve_ms": texts["solve_ms"],
+                "config_hash": info.config_hash,
             }
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What is wrong with a mesh, in one sentence. Torch-free."""
+"""What is wrong with a mesh or with parameters, in one sentence. Torch-free."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,11 @@ import numpy as np
 
 from bodymodel.body import BodyData
 
-__all__ = ["check_meshes"]
+__all__ = ["check_meshes", "pose_reasons"]
 
 _UNITS = {1000.0: "millimetres", 100.0: "centimetres", 39.37: "inches", 3.281: "feet"}
 _SPREAD = 5.0  # of the edges' ratios to the template's, from the 10th to the 90th percentile
+_MOST_TURN = 4 * np.pi  # radians; optimisers may leave a joint one turn too far
 _LEAST, _MOST = 0.25, 2.5  # a toddler's edges are half as long as an adult's
 
 
@@ -54,6 +55,26 @@ def check_meshes(
         reasons.append(reason)
         out[k] = template if reason else mesh
     return out, middles, reasons
+
+
+def pose_reasons(full_pose: np.ndarray, finite: np.ndarray) -> list[str]:
+    """Check parameters one by one.
+
+    Args:
+        full_pose: (B, J, 3) axis-angle, the root first.
+        finite: (B,) bool, whether all of a row's numbers are finite.
+
+    Returns:
+        What is wrong with each, empty if nothing.
+    """
+    turn = np.linalg.norm(full_pose[:, 1:], axis=-1).max(1, initial=0)
+    out = []
+    for angle, is_finite in zip(turn, finite, strict=True):
+        reason = "" if is_finite else "the parameters are not finite"
+        if is_finite and angle > _MOST_TURN:
+            reason = f"a joint turns by {angle:.0f} rad; are the poses in degrees?"
+        out.append(reason)
+    return out
 
 
 def _shape_reason(mesh: np.ndarray, body: BodyData) -> str:

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ from conversion.transfer import Transfer
 __all__ = ["Job", "Tally", "in_shard"]
 
 _log = logging.getLogger(__name__)
+_FAR_M = 1000.0  # from the origin: nobody walks so far in a motion
 _SHAPE_FRAMES = 64  # of a motion, from which its one shape is found
 
 
@@ -90,7 +92,7 @@ class Job:
     store: PartStore
     options: TransferOptions
     batch_size: int = 32
-    part_frames: int = 2048
+    part_frames: int = 1024
     shard: tuple[int, int] = (0, 1)
     device: str = "cpu"
     shared_betas: bool = False
@@ -105,6 +107,7 @@ class Job:
     tally: Tally = field(default_factory=Tally)
     _transfers: dict[tuple[str, str], Transfer] = field(default_factory=dict)
     _models: dict[str, BodyModel] = field(default_factory=dict)
+    _doubted: set[str] = field(default_factory=set)
 
     def run(self, clips: Iterable[Clip | ClipError], limit: int | None = None) -> None:
         """Convert clips, or the first ``limit`` frames of them."""
@@ -120,6 +123,7 @@ class Job:
                 self._convert(clip, count)
             except ClipError as error:
                 self._complain(str(error))
+                continue
             if limit is not None:
                 limit -= count
                 if limit <= 0:
@@ -160,6 +164,7 @@ class Job:
                 return
             if self.fits is not None:  # also of parts that were done before a kill
                 self._add_fits(transfer, clip, part, first, last)
+            return_memory()
         if self.npz:
             self._write_npz(transfer.target, clip, count)
 
@@ -180,9 +185,11 @@ class Job:
                 return False
             high = min(low + self.batch_size, last)
             pieces.append(self._batch(transfer, clip, low, high, betas))
+            trim()
             self.progress(high - low)
         seconds = time.monotonic() - begin
         result = _joined(pieces)
+        return_memory()  # the solver's, before packing takes some
         labels = clip.labels[first:last] or [""] * (last - first)
         self.store.write(
             clip.name, part, result, labels, first, transfer.source, transfer.target,
@@ -207,6 +214,8 @@ class Job:
                 if not isinstance(mesh, str):
                     vertices = len(mesh)
                     break
+            else:
+                raise ClipError(f"{clip.name} has no mesh that can be read; the last: {mesh}")
         source = self.bodies.source(clip, vertices)
         try:
             target = self.bodies.target(source.gender)
@@ -223,6 +232,7 @@ class Job:
                 match = self.correspondence
                 if isinstance(match, VertexIds):
                     match = match.between(source, target)
+                match = match or self.bodies.correspondence(source, target)
                 return_memory()  # what reading the bodies took
                 self._transfers[key] = Transfer(
                     source, target, self.options, match, device=self.device
@@ -251,6 +261,7 @@ class Job:
         frames = self.frames(clip, low, high, transfer.source)
         try:
             if frames.vertices is None:
+                self._doubt_unit(clip, frames.transl)
                 result = transfer.convert_params(
                     frames.full_pose, frames.betas, frames.transl, frames.expression, betas
                 )
@@ -266,6 +277,15 @@ class Job:
             failed = failed_result(transfer.target, [f"{error}"[:300]] * (high - low))
             failed.status[:] = ["solver_error"] * (high - low)
             return failed
+
+    def _doubt_unit(self, clip: Clip, transl: np.ndarray) -> None:
+        far = float(np.abs(transl[np.isfinite(transl)]).max(initial=0))
+        if far > _FAR_M and clip.name not in self._doubted:
+            self._doubted.add(clip.name)
+            _log.warning(
+                "%s is %.0f m from the origin; is that in millimetres? Then give --unit mm, or "
+                "--unit cm", clip.name, far,
+            )  # fmt: skip
 
     def _grafted(
         self, transfer: Transfer, clip: Clip, frames: Frames, result: TransferResult
@@ -358,8 +378,15 @@ class Job:
 
 
 def return_memory() -> None:
-    """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
+    """Free what nobody holds any more, and give it back to the system."""
     gc.collect()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
+    trim()
+
+
+def trim() -> None:
+    """Give what was freed back to the system; glibc keeps it otherwise. Elsewhere nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

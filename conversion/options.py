@@ -23,7 +23,7 @@ class TransferOptions:
     """Vertices that the solver looks at before the polish on all."""
     iterations: int = 30
     """Most steps of the solver."""
-    polish_iterations: int = 30
+    polish_iterations: int = 10
     """Most steps on all vertices."""
     far_mm: float = 30.0
     """A result this far from its mesh on average is no conversion."""

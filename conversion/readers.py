@@ -24,11 +24,12 @@ _BY_WIDTH: dict[int, Family] = {72: "smpl", 156: "smplh", 165: "smplx", 48: "man
 _Arrays = Mapping[str, "np.ndarray | Rows"]
 
 
-def check_source(source: Path) -> list[Path]:
+def check_source(source: Path, out: Path | None = None) -> list[Path]:
     """Return the files of a known kind that a source is.
 
     Args:
         source: A file or a folder.
+        out: Where results go, which may be below the source: they are none of it.
 
     Raises:
         FileNotFoundError: If there is nothing to read.
@@ -38,6 +39,10 @@ def check_source(source: Path) -> list[Path]:
         files = [source] if source.suffix in kinds else []
     elif source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix in kinds)
+        if out is not None:
+            root, out = source.resolve(), out.resolve()
+            if out.is_relative_to(root):
+                files = [p for p in files if not (root / p.relative_to(source)).is_relative_to(out)]
     else:
         raise FileNotFoundError(f"{source} does not exist")
     if not files:
@@ -45,18 +50,19 @@ def check_source(source: Path) -> list[Path]:
     return files
 
 
-def read_clips(source: Path) -> Iterator[Clip | ClipError]:
+def read_clips(source: Path, out: Path | None = None) -> Iterator[Clip | ClipError]:
     """Yield the clips of a file or of all files below a folder, or why a file holds none.
 
     Meshes in one folder are one clip, in the order of their names.
 
     Args:
         source: A file or a folder.
+        out: As in :func:`check_source`.
 
     Raises:
         FileNotFoundError: If there is nothing to read.
     """
-    files, root = check_source(source), source if source.is_dir() else source.parent
+    files, root = check_source(source, out), source if source.is_dir() else source.parent
     folders: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix in _MESHES:
@@ -151,7 +157,8 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
             )
         family = _family_of_columns(arrays, path)
         return family, _join_columns(arrays, family, path)
-    pose = Rows.of(pose)
+    given = pose.shape
+    pose = Rows.of(pose[None] if isinstance(pose, np.ndarray) and pose.ndim == 1 else pose)
     width = pose.shape[1]
     if width == 6 and _first(arrays, "expression", "exp", "expr") is not None:  # root and jaw
         still = Rows.repeated(np.zeros(3), len(pose))
@@ -163,7 +170,8 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
     if family is None:
         raise ClipError(
             f"{path}: poses must be (N, 72) SMPL, (N, 156) SMPL-H, (N, 165) SMPL-X, (N, 48) MANO "
-            f"or (N, 15) FLAME, got (N, {width})"
+            f"or (N, 15) FLAME, got {given}"
+            + ("; rotation matrices must be made axis-angles first" if given[-2:] == (3, 3) else "")
         )
     if family == "mano":
         still = Rows.repeated(np.zeros(45), len(pose))

@@ -23,7 +23,9 @@ __all__ = ["write_report"]
 
 _log = logging.getLogger(__name__)
 _SIDE_PX = 300
+_POINTS = 50_000  # of a picture at once: memory
 _RED_MM = 5.0  # distance that is painted full red
+_RED, _GREY = np.array([0.8, 0.06, 0.05]), np.array([0.62, 0.66, 0.7])
 
 
 def write_report(
@@ -145,10 +147,10 @@ class _Painter:
         given = [pose.reshape(1, -1, 3), column("betas")]
         given += [column("expression")] if target.num_expression else []
         after = self._posed(target, given) + column("transl")
-        near = nearest_on_mesh(before, source.faces, after)[2]
+        near = nearest_on_mesh(before, source.faces, after, is_exact=False)[2]  # a picture
         gap_mm = 1000 * np.linalg.norm(near - after, axis=1)
         share = np.clip(gap_mm / _RED_MM, 0, 1)[:, None]
-        paint = share * (0.85, 0.1, 0.08) + (1 - share) * (0.75, 0.78, 0.8)
+        paint = share * _RED + (1 - share) * _GREY
         views = [
             _view(before, source.faces, None),
             _view(after, target.faces, None),
@@ -160,26 +162,38 @@ class _Painter:
 def _view(vertices: np.ndarray, faces: np.ndarray, paint: np.ndarray | None) -> np.ndarray:
     """Draw a mesh from its front, (side, side, 3) uint8.
 
-    Triangles are a pixel or two wide at this size: each is drawn as its points on a small grid, the
-    nearest in front. No ray casting library is worth its memory here.
+    Each triangle is drawn as its points on a grid finer than the pixels, the nearest in front. No
+    ray casting library is worth its memory here.
     """
-    grid = np.array([(a, b) for a in range(5) for b in range(5 - a)]) / 4
-    weights = np.c_[1 - grid.sum(1), grid]
+    side = 2 * _SIDE_PX  # averaged in the end
     middle = (vertices.max(0) + vertices.min(0)) / 2
     radius = np.linalg.norm(vertices - middle, axis=1).max()
-    corners = (vertices - middle)[faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    corners = (0.47 * side / radius * (vertices - middle))[faces]  # pixels
+    edges = corners - np.roll(corners, 1, axis=1)
+    normal = np.cross(edges[:, 1], edges[:, 2])
+    seen = normal[:, 2] > 0
+    faces, corners, edges, normal = faces[seen], corners[seen], edges[seen], normal[seen]
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    color = np.full((len(vertices), 3), (0.75, 0.78, 0.8)) if paint is None else paint
-    light = 0.35 + 0.65 * np.clip(normal @ (0.3, 0.4, 0.866), 0, 1)
-    points = np.einsum("gk,fkc->fgc", weights, corners).reshape(-1, 3)
-    colors = np.einsum("gk,fkc->fgc", weights, color[faces]) * light[:, None, None]
-    pixel = np.rint(_SIDE_PX / 2 + 0.47 * _SIDE_PX / radius * points[:, :2] * (1, -1)).astype(int)
-    place = np.clip(pixel, 0, _SIDE_PX - 1) @ (1, _SIDE_PX)
-    image = np.full((_SIDE_PX**2, 3), 0.96)
-    order = np.argsort(points[:, 2])  # the nearest comes last and stays
-    image[place[order]] = colors.reshape(-1, 3)[order]
-    return np.rint(255 * image ** (1 / 2.2)).astype(np.uint8).reshape(_SIDE_PX, _SIDE_PX, 3)
+    light = 0.2 + 0.8 * np.clip(normal @ (0.3, 0.4, 0.866), 0, 1)
+    color = np.full((len(vertices), 3), _GREY) if paint is None else paint
+    color = color[faces] * light[:, None, None]
+    longest = np.linalg.norm(edges[..., :2], axis=2).max(1)
+    steps = 2 ** np.ceil(np.log2(np.clip(1.2 * longest, 1, 256))).astype(int)
+    image, depth = np.full((side**2, 3), 0.96), np.full(side**2, -np.inf)
+    for count in np.unique(steps):
+        grid = np.array([(a, b) for a in range(count + 1) for b in range(count + 1 - a)]) / count
+        weights = np.c_[1 - grid.sum(1), grid]
+        mine = np.flatnonzero(steps == count)
+        for ids in np.array_split(mine, -(-len(mine) * len(grid) // _POINTS)):
+            points = (weights @ corners[ids]).reshape(-1, 3)
+            place = np.rint(side / 2 + points[:, :2] * (1, -1)).astype(int)
+            place = np.clip(place, 0, side - 1) @ (1, side)
+            order = np.argsort(points[:, 2])  # the nearest comes last and stays
+            order = order[points[order, 2] > depth[place[order]]]
+            depth[place[order]] = points[order, 2]
+            image[place[order]] = (weights @ color[ids]).reshape(-1, 3)[order]
+    image = image.reshape(_SIDE_PX, 2, _SIDE_PX, 2, 3).mean((1, 3))
+    return np.rint(255 * image ** (1 / 2.2)).astype(np.uint8)
 
 
 def _embedded(image: np.ndarray) -> str:

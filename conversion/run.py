@@ -86,7 +86,7 @@ class RunConfig:
     """Meshes solved together."""
     threads: int = 1
     """Of torch on a CPU. Cores are better used by one process each: see --shard."""
-    part_frames: int = 2048
+    part_frames: int = 1024
     """Frames a Parquet part: what an interruption costs at most."""
     resume: bool = True
     """Skip the parts that are done. Without it, a directory that has parts is refused."""
@@ -147,14 +147,18 @@ def _run(config: RunConfig) -> int:
     shard = _parse_shard(config.shard)
     from conversion.readers import check_source, read_clips
 
+    settings = plain_config(config)
+    named = config.source if config.source.name not in ("", "..") else config.source.resolve()
+    out = config.out or named.with_name(f"{named.stem}_to_{config.to}")
+    if out.resolve() == config.source.resolve():
+        raise UsageError(f"--out must be another directory than SRC, {out}")
     try:
-        check_source(config.source)
+        check_source(config.source, out)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
-    settings = plain_config(config)
-    out = config.out or config.source.with_name(f"{config.source.stem}_to_{config.to}")
     if config.dry_run:
         return _dry_run(settings, config.source, out)
+    _check_writable(out)
 
     from conversion.bodies import Bodies
     from curation.progress import Progress
@@ -178,7 +182,7 @@ def _run(config: RunConfig) -> int:
         outcome = "failed"
         try:
             # One file at a time: a data set does not fit into memory.
-            job.run(_named_once(read_clips(config.source)), config.limit)
+            job.run(_named_once(read_clips(config.source, out)), config.limit)
             outcome = "complete" if stop.signal is None else "interrupted"
         finally:
             if job.fits is not None:
@@ -187,7 +191,6 @@ def _run(config: RunConfig) -> int:
 
 
 def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: tuple) -> "Job":
-
     from conversion.correspondence_files import load_correspondence
     from conversion.fits import FitRows
     from conversion.job import Job
@@ -214,7 +217,7 @@ def _make_job(config: RunConfig, bodies: Any, out: Path, run_hash: str, shard: t
         bodies=bodies,
         store=PartStore(out, run_hash),
         options=config.solver,
-        batch_size=(32 if device == "cpu" else 512) if batch == "auto" else batch,
+        batch_size=(16 if device == "cpu" else 512) if batch == "auto" else batch,
         part_frames=config.part_frames,
         shard=shard,
         device=device,
@@ -289,10 +292,29 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
     if config.mask is not None and config.correspondence is None:
         raise UsageError("--mask belongs to a --correspondence")
+    if config.images is not None and not config.images.is_dir():
+        raise UsageError(f"--images {config.images} is no directory")
     for name in ("betas_weight", "expression_weight", "fingers_weight"):
         value = getattr(config.solver, name)
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"--solver.{name.replace('_', '-')} must be 0 or more, got {value}")
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it."""
+    import tempfile
+
+    missing = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        if missing:  # it may yet come to nothing
+            out.rmdir()
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be written ({error.strerror}); choose another place with --out"
+        ) from None
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
@@ -321,7 +343,7 @@ def _dry_run(settings: dict[str, Any], source: Path, out: Path) -> int:
 
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     clips = frames = 0
-    for clip in _named_once(read_clips(source)):
+    for clip in _named_once(read_clips(source, out)):
         clips += 1
         if isinstance(clip, ClipError):
             sys.stdout.write(f"# bad      {clip}\n")

@@ -216,22 +216,20 @@ def minimize(
         new = new + hold.energy(trial)
         gain = (energy - new).double()
         ratio = gain / predicted.clamp_min(1e-30)
-        # Where both are lost in rounding, the model is as good as it can be.
-        lost = predicted <= 1e-5 * energy.double()
         take = (ratio > settings.accept) & torch.isfinite(new)
         length = step.norm(dim=1)
         r = radius[active]
         r = torch.where(ratio < 0.25, 0.25 * length, r)
         r = torch.where((ratio > 0.75) & (length > 0.99 * r), 2 * r, r)
-        radius[active] = torch.where(lost, radius[active], r.clamp(max=settings.max_radius))
+        radius[active] = r.clamp(max=settings.max_radius)
         tried[active] += 1
 
         state = _mix(take, trial, state)
         energy = torch.where(take, new, energy)
         posed = _mix_posed(take, moved, posed)
         force = torch.where(take[:, None, None], new_force, force)
-        small = newton <= settings.rtol * energy.double() + settings.atol
-        done = (take & small) | lost
+        # Newton's decrement, whether the step was taken or not: one of nothing but rounding is not.
+        done = newton <= settings.rtol * energy.double() + settings.atol
         stuck = radius[active] < 1e-7
         leave = done | stuck
         if bool(leave.any()):

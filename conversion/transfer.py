@@ -10,7 +10,7 @@ runs on a sample of the vertices and is finished on all of them. With ``start="z
 run as published. :mod:`conversion.newton_cg` is the published optimiser, for reading and for tests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.spec import PARTS, keypoint_part
 from conversion.align import closed_form_start, rest_state, solve_linear
 from conversion.correspondence import Correspondence, build_correspondence
-from conversion.inputs import check_meshes
+from conversion.inputs import check_meshes, pose_reasons
 from conversion.knowable import knowable
 from conversion.known import Known, TakeOver, known_betas
 from conversion.options import TransferOptions
@@ -143,7 +143,7 @@ class Transfer:
         finite = np.isfinite(np.concatenate(flat, 1)).all(1)
         given = [np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in given]
         vertices = self.pose_source(*given)
-        reasons = ["" if ok else "the parameters are not finite" for ok in finite]
+        reasons = pose_reasons(full_pose, finite)
         place = np.where(finite[:, None], transl, 0)
         known = None
         if self._take_over is not None:
@@ -162,7 +162,7 @@ class Transfer:
         vertices, middle, reasons = check_meshes(vertices, self.source)
         return self._convert(self._real(vertices), middle, reasons, shared_betas)
 
-    def shared_betas(self, frames: Sequence["np.ndarray | Sequence[np.ndarray]"]) -> np.ndarray:
+    def shared_betas(self, frames: Iterable["np.ndarray | Sequence[np.ndarray]"]) -> np.ndarray:
         """Return the one shape, (B',), that suits meshes of one person best.
 
         Each mesh is solved for by itself; near its answer its energy is a quadratic of the betas
@@ -338,8 +338,8 @@ class Transfer:
             elif float(mean[row]) > self.options.far_mm:
                 status[k] = "not_converged"
                 told[k] = (
-                    f"ended {float(mean[row]):.0f} mm from the mesh; is it in the vertex order of "
-                    f"{self.source.family}?"
+                    f"ended {float(mean[row]):.0f} mm from the mesh; are its betas, or its order "
+                    f"of vertices, those of {self.source.name}?"
                 )
             elif not settled[row]:
                 status[k], told[k] = "not_converged", "the solver stopped before it settled"

@@ -181,6 +181,8 @@ def test_bad_input(tmp_path, capsys, smpl, log):
     (tmp_path / "in" / "m" / "g_cut.ply").write_bytes(data[:5000])
     pose, betas, transl = smpl_people(3)
     pose[1, 3] = np.nan
+    degrees = np.degrees(np.nan_to_num(pose)).reshape(3, 72)
+    np.savez(tmp_path / "in" / "degrees.npz", poses=degrees, betas=betas, trans=3000 * transl)
     np.savez(tmp_path / "in" / "nan.npz", poses=pose.reshape(3, 72), betas=betas, trans=transl)
     whole = (tmp_path / "in" / "nan.npz").read_bytes()
     (tmp_path / "in" / "cut.npz").write_bytes(whole[:-900])
@@ -205,6 +207,8 @@ def test_bad_input(tmp_path, capsys, smpl, log):
         status, why = told["m", label]
         assert status == "input_error" and why and reason in why, (label, why)
     assert told["m", "a_good.ply"][0] == told["m", "d_z_up.ply"][0] == "ok"
+    assert told["degrees", 2][0] == "input_error" and "in degrees?" in told["degrees", 2][1]
+    assert "degrees is 22972 m from the origin" in log.text
     assert told["nan", 1] == ("input_error", "the parameters are not finite")
 
 

@@ -115,6 +115,28 @@ def test_bad_usage(source, tmp_path, capsys, flags):
     assert not (tmp_path / "out").exists()
 
 
+def test_places_that_cannot_be_written_are_told_before_the_work(source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status = main([str(source), "--out", str(out)])
+        assert status == 2 and "choose another place with --out" in capsys.readouterr().err
+    assert main([str(source), "--out", str(tmp_path / "new"), "--images", "none"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_below_the_source_are_none_of_it(source, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    shutil.copy(source / "walk.npz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        status, _, line = run(capsys, ".", "--out", "out", "--npz", "--limit", 2)
+        assert status == 0 and line["frames"] + line["skipped"] == 2
+    status, _, line = run(capsys, ".", "--dry-run")
+    assert line["out"] == str(tmp_path.with_name(f"{tmp_path.name}_to_smplx"))
+    assert run(capsys, ".", "--out", ".")[0] == 2
+
+
 def test_dry_run_and_nothing_there(source, tmp_path, capsys):
     status, text, line = run(capsys, source, "--out", tmp_path / "out", "--dry-run")
     assert status == 0 and line["frames"] == 14 and "walk: 10 frames" in text

@@ -115,10 +115,11 @@ def test_zeros_and_closed_form_end_at_the_same_place(up, up_match):
     zeros = Transfer(up.source, up.target, TransferOptions(start="zeros"), up_match)
     a = up.convert_params(pose, betas, np.zeros((len(pose), 3)))
     b = zeros.convert_params(pose, betas, np.zeros((len(pose), 3)))
+    assert a.status == ["ok"] * len(pose)
     # The T-pose is half a turn from who is upside down, where rounding decides about the way: they
     # may not arrive, but then it is said.
-    assert set(a.status) | set(b.status) <= {"ok", "not_converged"}
-    arrived = np.array([s == t == "ok" for s, t in zip(a.status, b.status, strict=True)])
+    arrived = np.array([status == "ok" for status in b.status])
+    assert set(b.status) <= {"ok", "not_converged"}
     assert np.delete(arrived, list(HARD).index("upside down")).all()
     assert angle(a.full_pose[arrived], b.full_pose[arrived]) < 1e-2
     np.testing.assert_allclose(a.v2v_mean_mm[arrived], b.v2v_mean_mm[arrived], atol=1e-2)
