@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bodymodel.depth_spans import DepthSpans
 from bodymodel.keypoints import FIT_KEYPOINTS, LOOSE_POINTS
 from bodymodel.rotations import rotmat_to_rotvec
 from bodymodel.sliced import SlicedBody, sliced_forward
 from fitting.config import FitConfig, StageConfig
 from fitting.data_term import Evidence
-from fitting.depth import DepthSpans, DepthTerm, lines_of_sight
+from fitting.depth import DepthTerm, lines_of_sight
 from fitting.points3d import Points3DTerm
 from fitting.priors import BodyPrior
 from fitting.records import FitTarget

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bodymodel.body import BodyData
+from bodymodel.depth_spans import TRUNK, DepthSpans
 from bodymodel.fit_points import fit_points
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS
 from bodymodel.sliced import SlicedBody, slice_body, sliced_forward
@@ -16,7 +17,6 @@ from bodymodel.spec import BODY_JOINTS
 from fitting.config import FitConfig
 from fitting.contacts import BodyContacts
 from fitting.covariance import relative_joints
-from fitting.depth import TRUNK, DepthSpans
 from fitting.limits import JointLimits, joint_limits
 from fitting.prior_choice import load_prior
 from fitting.priors import BodyPrior

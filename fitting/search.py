@@ -146,8 +146,9 @@ def _settle_starts(
         found = settle(energy, found, stage.iterations, config.tolerance)
         found = _thin(prepared, found, config.hopeless_coarse)
     given = settle(rigid, Candidates.at(states, has_given), _RIGID_ITERATIONS, config.tolerance)
-    if config.given_starts == "compete":  # as settled as those that it is compared with
-        given = settle(energy, given, config.coarse[-1].iterations, config.tolerance)
+    if config.given_starts == "compete":  # by the energy that it is compared by
+        common = stage_energy(prepared, prepared.coarse, config.flip, coarse, seen)
+        given = settle(common, given, config.flip.iterations, config.tolerance)
     tried = torch.cat([is_open, has_given], 1)
     return found.joined(given), tried, trusted
 

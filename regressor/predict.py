@@ -1,30 +1,34 @@
-"""Look at photos with a trained regressor: ``python -m regressor.predict PHOTOS``.
+"""Photos to bodies: ``python -m regressor.predict PHOTOS``.
 
 Everybody in the photos becomes a row of the same store as fits (``PHOTOS/fits`` unless --out), as a
 run of its own: review them, export them, or start fits from them (``fitting.run --init fits:...``).
-People are found by labels, by the detector, or by boxes that you give. Run it again and it goes on
-where it stopped.
+People are found by labels, by the detector, or by boxes that you give.
+
+Without --checkpoint, bodies are lifted from keypoints by the small network that comes with the
+package; no picture is looked at but by the detector. With it, an image network of regressor.train
+looks at the people. Run it again and it goes on where it stopped.
 """
 
 import hashlib
 import json
-import logging
+import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
 
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
-    from curation.formats.fits import Fits
     from curation.samples import PersonObservation
-    from regressor.predictor import Predictor
-
-_log = logging.getLogger("regressor.predict")
+    from curation.store import FitStore
+    from regressor.people_in_photos import Boxes
+    from regressor.people_regressors import PeopleRegressor
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,22 @@ class PredictConfig:
     out: Path | None = None
     """The store. [PHOTOS/fits]"""
     checkpoint: Path | None = None
-    """Weights of regressor.train. None come with the package yet."""
+    """Weights of an image network, of regressor.train. [bodies are lifted from keypoints alone]"""
     body: str = "open"
     """The body of the weights: open, or your own SMPL-X model."""
     boxes: Path | None = None
     """CSV file with a row ``photo,x0,y0,x1,y1`` for each person, photo relative to PHOTOS; then
-    nobody is looked for."""
+    nobody else is looked for."""
     dataset: str = "auto"
     """What PHOTOS is, as for fitting.run."""
     keypoints: str = "auto"
     """Where people are found: auto, annotations, openpose, wholebody or mediapipe."""
     focal_px: float | None = None
-    """Focal length of all photos. [EXIF, else the diagonal]"""
-    batch: int = 16
-    """People at a time."""
+    """Focal length of all photos. [the data set's, EXIF's, else the diagonal]"""
+    batch: int | None = None
+    """People at a time. [16 with an image network, else 128]"""
+    workers: int | None = None
+    """Processes that look for people in photos. [the processor's cores but one]"""
     device: str = "auto"
     """cpu, cuda, or auto."""
     overlays: int = 50
@@ -73,324 +79,195 @@ def main(argv: Sequence[str] | None = None) -> int:
     from curation.datasets.base import DatasetError
     from curation.progress import set_up_logging
     from curation.store import StoreError
+    from regressor.people_in_photos import BoxesError
 
     set_up_logging("info")
     try:
         return predict(config)
-    except (UsageError, DatasetError, StoreError) as error:
+    except (UsageError, BoxesError, DatasetError, StoreError, ModuleNotFoundError) as error:
         print(f"regressor.predict: {error}", file=sys.stderr)  # noqa: T201
         return 2
 
 
 def predict(config: PredictConfig) -> int:
     """Predict as configured; return the exit status."""
-    import torch
-
     from bodymodel.files import load_body
-    from curation.formats.posing import Poser
-    from curation.import_fits import import_rows
     from curation.progress import Progress
-    from curation.run_writer import RunInfo, RunWriter
+    from curation.run_writer import RunWriter
     from curation.stopping import StopSignals
     from curation.store import FitStore
-    from regressor.checkpoints import load_model
-    from regressor.predictor import Predictor
-
-    if not config.data.is_dir():
-        raise UsageError(f"{config.data} is no directory; give the one that holds the photos")
-    weights = config.checkpoint
-    if weights is None:
-        raise UsageError(
-            "no weights for photos come with the package yet: train some with python -m "
-            "regressor.train and give them with --checkpoint"
-        )
-    if not weights.is_file():
-        raise UsageError(f"there are no weights at {weights}; train some with regressor.train")
-    body = load_body(config.body)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model, _ = load_model(body, weights, device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    predictor = Predictor(model, body)
-    name = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    dataset = config.data.resolve().name
-    info = RunInfo(
-        run_id=f"regressor-{name}",
-        config={"checkpoint": str(weights), "keypoints": config.keypoints},
-        config_hash=name,
-        dataset=dataset,
-        dataset_root=config.data,
-        body_name=body.name,
-        body_sha256=body.sha256,
-        body_is_open=body.is_open,
-        code_version=f"regressor {name}",
-        num_betas=body.num_betas,
-        num_expression=body.num_expression,
+    from regressor.people_in_photos import read_boxes, whole_photos
+    from regressor.predicted_files import (
+        claim_glbs,
+        complete_glbs,
+        draw_overlays,
+        write_film,
+        write_glbs,
     )
+    from regressor.predicted_rows import PredictedRows
+
+    _check(config)
+    boxes = None if config.boxes is None else read_boxes(config.boxes)
+    body = load_body(config.body)
+    device = _device(config.device)
+    regressor = _regressor(config, body, device)
+    info = _run_info(config, regressor, body)
     store = FitStore(config.out or config.data / "fits")
-    poser = Poser(body)
-    counts = {"people": 0, "nobody": 0, "photos": 0}
-    frames: list[Fits] = []
+    maker = PredictedRows(info, body, device, config.focal_px, regressor.needs_keypoints)
+    counts = Counter(people=0, nobody=0, photos=0)
+    if config.glb:
+        claim_glbs(config.glb, info.run_id)
+    began = time.monotonic()
     with StopSignals() as stop, RunWriter(store, info) as writer:
-        done = store.stored_images(info.run_id).done
+        people = _people(config, boxes, store, info.run_id, regressor.needs_keypoints)
         with Progress(None, "photo", "person", is_shown=True) as progress:
-            for photos in _photos(config, done):
+            for some in whole_photos(people, config.batch or regressor.batch):
+                answered = regressor([p for p in some if p.status == "ok"])
+                rows = maker.rows(answered, [p for p in some if p.status != "ok"])
+                writer.write(rows)
+                if config.glb:
+                    write_glbs(rows, config.glb, body)
+                found, photos = len(answered.people), len({p.image_id for p in some})
+                counts.update(people=found, nobody=len(rows) - found, photos=photos)
+                progress.add(photos, found)
                 if stop.signal is not None:
                     break
-                fits = _look(predictor, photos, dataset, body, config)
-                rows = import_rows(
-                    fits, poser, config.data, info.run_id, info.code_version, config.focal_px
-                ) if len(fits) else []  # fmt: skip
-                nobody = [o for people in photos for o in people if o.status != "ok"]
-                rows += [_nobody(person, info, body) for person in nobody]
-                writer.write(rows)
-                frames.append(fits)
-                counts["people"] += len(fits)
-                counts["photos"] += len(photos)
-                counts["nobody"] += len(nobody)
-                progress.add(len(photos), len(fits))
-        outcome = "complete" if stop.signal is None else "stopped"
+        seconds = time.monotonic() - began
+        outcome = "complete" if stop.signal is None else "interrupted"
         writer.finish(outcome, counts)
-    if frames and config.glb:
-        from curation.formats.meshes import write_meshes
-
-        for fits in frames:
-            write_meshes(fits, config.glb, body, "glb")
-    _draw(store, info.run_id, body, config)
-    if frames and config.video:
-        _film(frames, body, config)
-    print(f"photos   {counts['photos']:6d}\npeople   {counts['people']:6d}")  # noqa: T201
+    if config.glb:  # those of rows that an earlier, interrupted call wrote
+        complete_glbs(store, info.run_id, config.glb, body)
+    draw_overlays(store, info.run_id, body, config.data, config.overlays)
+    if config.video and outcome == "complete":
+        write_film(store, info.run_id, body, config.data, config.video, config.fps)
+    print(_table(store, info.run_id, counts, seconds))  # noqa: T201
     last = {**counts, "outcome": outcome, "run_id": info.run_id, "out": str(store.root)}
     print(json.dumps(last))  # noqa: T201
     return 0 if outcome == "complete" else 130
 
 
-def _photos(config: PredictConfig, done: set[bytes]) -> "Iterator[list[list[PersonObservation]]]":
-    """Yield photos, a batch of people at a time; a photo is the list of its people."""
-    from curation.schema import image_key
-
-    batch: list[list[PersonObservation]] = []
-    photo: list[PersonObservation] = []
-    for person in _people(config, done):
-        if photo and photo[0].image_id != person.image_id:
-            batch.append(photo)
-            photo = []
-            if sum(map(len, batch)) >= config.batch:
-                yield batch
-                batch = []
-        if image_key(person.image_id) not in done:
-            photo.append(person)
-    if photo:
-        batch.append(photo)
-    if batch:
-        yield batch
-
-
-def _people(config: PredictConfig, done: set[bytes]) -> "Iterator[PersonObservation]":
-    from curation.datasets import open_dataset
-    from curation.observe import observe
-    from curation.schema import image_key
-
-    if config.boxes is not None:
-        yield from _given_boxes(config)
-        return
-    kind = None if config.dataset == "auto" else config.dataset
-    samples = open_dataset(config.data, kind).iter_samples()
-    wanted = (s for s in samples if image_key(s.image_id) not in done)
-    store = config.out or config.data / "fits"
-    yield from observe(
-        wanted, source=config.keypoints, workers=1, cache_dir=store / "cache" / "keypoints"
-    )
-
-
-def _given_boxes(config: PredictConfig) -> "Iterator[PersonObservation]":
-    import csv
-
-    from curation.images import ImageError, read_header
-    from curation.samples import PersonObservation
-
-    people: dict[str, list[np.ndarray]] = {}
-    with config.boxes.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            try:
-                name, box = row[0].strip(), np.array([float(v) for v in row[1:5]], np.float32)
-                if len(row) < 5 or not (box[2:] > box[:2]).all():
-                    raise ValueError
-            except (IndexError, ValueError):
-                if number == 1:
-                    continue  # a header
-                raise UsageError(
-                    f"{config.boxes}, line {number}: expected photo,x0,y0,x1,y1 with x0 < x1 and "
-                    f"y0 < y1, got {','.join(row)}"
-                ) from None
-            people.setdefault(name, []).append(box)
-    for name, boxes in people.items():
-        try:
-            header = read_header(config.data / name)
-        except ImageError as error:
-            yield PersonObservation(name, 0, status="image_error", reason=error.reason)
-            continue
-        for index, box in enumerate(boxes):
-            yield PersonObservation(
-                name, index, header.sha256, header.width, header.height, box,
-                focal_px=header.focal_px,
-            )  # fmt: skip
-
-
-def _look(
-    predictor: "Predictor",
-    photos: "list[list[PersonObservation]]",
-    dataset: str,
-    body: "BodyData",
-    config: PredictConfig,
-) -> "Fits":
-    """Predict the people of some photos."""
-    from curation.formats.fits import new_fits
-    from curation.images import ImageError, read_image
-    from curation.people import keypoint_box
-    from regressor.predictor import PersonBox
-
-    people, boxes = [], []
-    for photo in photos:
-        picture = None
-        for person in photo:
-            if person.status != "ok":
-                continue
-            box = person.bbox_xyxy_px
-            if not np.isfinite(box).all():
-                box = keypoint_box(person.keypoints_2d)
-            if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-                _log.warning("%s: a person without a box is left out", person.image_id)
-                continue
-            if picture is None:
-                try:
-                    picture = read_image(config.data / person.image_id)[0]
-                except ImageError as error:
-                    _log.warning("%s: %s", person.image_id, error)
-                    break
-            focal = config.focal_px or (person.focal_px if person.focal_px > 0 else 0.0)
-            people.append(person)
-            boxes.append(PersonBox(picture, box, focal))
-    if not people:
-        return new_fits((), {"betas": np.zeros((0, body.num_betas))}, dataset=dataset)
-    found = predictor(boxes)
-    return new_fits(
-        [p.image_id for p in people],
-        found.params.numpy(),
-        dataset=dataset,
-        person_index=np.array([p.person_index for p in people], np.int32),
-        size=np.array([(p.width, p.height) for p in people], np.int32),
-        bbox_xyxy_px=np.stack([b.bbox_xyxy_px for b in boxes]),
-        focal_px=found.focal_px.cpu().numpy(),
-        center_px=found.center_px.cpu().numpy(),
-        keypoints_2d=np.stack([p.keypoints_2d for p in people]),
-        body_name=body.name,
-        body_sha256=body.sha256,
-        gender=body.gender,
-    )
-
-
-def _nobody(person: "PersonObservation", info: Any, body: "BodyData") -> dict[str, Any]:
-    """A row that says why there is nothing."""
-    from curation.formats.fits import new_fits
-    from curation.formats.posing import Poser
-    from curation.import_fits import import_rows
-
-    sizes = {"betas": body.num_betas, "expression": body.num_expression}
-    blank = {k: np.full((1, n), np.nan, np.float32) for k, n in sizes.items()}
-    fits = new_fits(
-        [person.image_id], blank, dataset=info.dataset, body_name=body.name,
-        person_index=np.array([person.person_index], np.int32),
-        size=np.array([(person.width, person.height)], np.int32),
-    )  # fmt: skip
-    row = import_rows(
-        fits, Poser(body), info.dataset_root, info.run_id, info.code_version, None
-    )[0]  # fmt: skip
-    return row | {"status": person.status, "reason": person.reason}
-
-
-def _draw(store: Any, run_id: str, body: "BodyData", config: PredictConfig) -> None:
-    """Draw the pictures of the first people that have none."""
-    from PIL import Image
-
-    from bodymodel.render import render_views
-    from curation.crops import person_window
-    from curation.images import ImageError, read_image
-    from curation.reproject import posed_vertices
-
-    drawn = 0
-    for row in store.iter_rows(run_id=run_id):
-        if drawn >= config.overlays:
-            break
-        if not row["has_fit"]:
-            continue
-        paths = {v: store.overlay_path(run_id, row["fit_id"], v) for v in ("front", "side", "top")}
-        if all(path.exists() for path in paths.values()):
-            continue
-        try:
-            image = read_image(config.data / row["image_path"])[0]
-        except ImageError:
-            continue
-        left, top, right, bottom = person_window(image.shape[:2], row["bbox_xyxy_px"])
-        center = np.asarray(row["center_px"], np.float64) - (left, top)
-        vertices = posed_vertices(body, row).astype(np.float32)
-        views = render_views(
-            image[top:bottom, left:right], vertices, body.faces, float(row["focal_px"]), center
+def _check(config: PredictConfig) -> None:
+    if not config.data.is_dir():
+        raise UsageError(f"{config.data} is no directory; give the one that holds the photos")
+    if config.checkpoint is not None and not config.checkpoint.is_file():
+        raise UsageError(
+            f"there are no weights at {config.checkpoint}; train some with regressor.train, or "
+            "leave --checkpoint out: then bodies are lifted from keypoints"
         )
-        for view, path in paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(views[view]).save(path, quality=90)
-        drawn += 1
+    if config.focal_px is not None and not config.focal_px > 0:
+        raise UsageError(f"--focal-px must be above 0, got {config.focal_px}")
+    if config.batch is not None and config.batch < 1:
+        raise UsageError(f"--batch must be at least 1, got {config.batch}")
+    if config.workers is not None and config.workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {config.workers}")
+    if config.video is not None and config.video.suffix.lower() != ".mp4":
+        raise UsageError(f"--video writes .mp4 files, got {config.video}")
 
 
-def _film(frames: "list[Fits]", body: "BodyData", config: PredictConfig) -> None:
-    """Smooth the first person's motion and draw it over the photos."""
-    import cv2
+def _device(name: str) -> str:
     import torch
 
-    from bodymodel.render import overlay
-    from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
-    from curation.images import read_image
-    from curation.reproject import posed_vertices
-    from curation.schema import POSE_SHAPES
-    from regressor.smoothing import smooth_rotations, smooth_vectors
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; use --device cpu")
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    rows = sorted(
-        (path, i, k)
-        for i, fits in enumerate(frames)
-        for k, path in enumerate(fits.image_path)
-        if fits.person_index[k] == 0
+
+def _regressor(config: PredictConfig, body: "BodyData", device: str) -> "PeopleRegressor":
+    from regressor.people_regressors import KeypointRegressor, PhotoRegressor
+
+    if config.checkpoint is None:
+        return KeypointRegressor(body, device, config.focal_px)
+    try:
+        return PhotoRegressor(body, config.checkpoint, config.data, device, config.focal_px)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _run_info(config: PredictConfig, regressor: "PeopleRegressor", body: "BodyData"):
+    """Return what the run is called; whatever changes its rows makes it another run."""
+    from curation.run_writer import RunInfo
+
+    settings = {
+        "checkpoint": str(config.checkpoint or ""),
+        "keypoints": config.keypoints,
+        "dataset": config.dataset,
+        "focal_px": config.focal_px,
+        "boxes": str(config.boxes or ""),
+    }
+    digest = hashlib.sha256(regressor.digest.encode())
+    digest.update(json.dumps({k: settings[k] for k in ("keypoints", "focal_px")}).encode())
+    if config.boxes is not None:
+        digest.update(config.boxes.read_bytes())
+    name = digest.hexdigest()[:8]
+    return RunInfo(
+        run_id=f"{regressor.name}-{name}",
+        config=settings,
+        config_hash=name,
+        dataset=config.data.resolve().name,
+        dataset_root=config.data,
+        body_name=body.name,
+        body_sha256=body.sha256,
+        body_is_open=body.is_open,
+        code_version=f"{regressor.name} {regressor.digest[:8]}",
+        num_betas=body.num_betas,
+        num_expression=body.num_expression,
     )
-    if not rows:
-        _log.warning("nobody was found, so there is no video")
-        return
-    params: dict[str, np.ndarray] = {}
-    for name in (*POSE_SHAPES, "betas", "expression", "transl"):
-        values = torch.as_tensor(np.stack([frames[i].params[name][k] for _, i, k in rows]))
-        if name in POSE_SHAPES:
-            turned = rotvec_to_rotmat(values.reshape(len(rows), -1, 3))
-            values = rotmat_to_rotvec(smooth_rotations(turned, config.fps)).reshape(values.shape)
-        elif name == "betas":
-            values = values.mean(0).expand_as(values)
-        else:
-            values = smooth_vectors(values, config.fps)
-        params[name] = values.numpy()
-    film = None
-    for t, (path, i, k) in enumerate(rows):
-        image = read_image(config.data / path)[0]
-        vertices = posed_vertices(body, {n: v[t] for n, v in params.items()}).astype(np.float32)
-        fits = frames[i]
-        drawn = overlay(image, vertices, body.faces, float(fits.focal_px[k]), fits.center_px[k])
-        if film is None:
-            config.video.parent.mkdir(parents=True, exist_ok=True)
-            size = drawn.shape[1], drawn.shape[0]
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            film = cv2.VideoWriter(str(config.video), code, config.fps, size)
-        film.write(cv2.cvtColor(cv2.resize(drawn, size), cv2.COLOR_RGB2BGR))
-    film.release()
+
+
+def _people(
+    config: PredictConfig,
+    boxes: "Boxes | None",
+    store: "FitStore",
+    run_id: str,
+    needs_keypoints: bool,
+) -> "Iterator[PersonObservation]":
+    from regressor.people_in_photos import people_in_boxes, people_in_dataset
+
+    done = store.stored_images(run_id).done
+    cache = store.root / "cache" / "keypoints"
+    workers = config.workers or max(1, (os.cpu_count() or 2) - 1)
+    if boxes is not None:
+        into = cache if needs_keypoints else None
+        return people_in_boxes(config.data, boxes, done, into, workers)
+    kind = None if config.dataset == "auto" else config.dataset
+    try:
+        return people_in_dataset(config.data, kind, config.keypoints, done, cache, workers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _table(store: "FitStore", run_id: str, counts: Counter, seconds: float) -> str:
+    """Return what a person wants to know of the whole run, earlier calls' rows included."""
+    from bodymodel.spec import PARTS
+    from curation.tables import text_table
+
+    columns = ["status", "person_height_px", *(f"residual_{part}_px" for part in PARTS)]
+    statuses: Counter = Counter()
+    parts: dict[str, list[np.ndarray]] = {part: [np.zeros(0)] for part in PARTS}
+    shares: dict[str, list[np.ndarray]] = {part: [np.zeros(0)] for part in PARTS}
+    for table in store.iter_tables(columns, run_id):
+        statuses.update(table["status"].to_pylist())
+        height = table["person_height_px"].to_numpy()
+        for part in PARTS:
+            error = table[f"residual_{part}_px"].to_numpy()
+            known = np.isfinite(error)
+            parts[part].append(error[known])
+            shares[part].append(100 * error[known] / height[known])
+    lines = [text_table(("people", ""), [(k, str(n)) for k, n in statuses.most_common()])]
+    if counts["people"]:
+        rate = counts["people"] / max(seconds, 1e-9)
+        lines.append(f"{counts['people']} people in {seconds:.1f} s, {rate:.1f} a second")
+    seen = []
+    for part in PARTS:
+        error, share = np.concatenate(parts[part]), np.concatenate(shares[part])
+        if len(error):
+            row = (str(len(error)), f"{np.median(error):.1f}", f"{np.median(share):.2f}")
+            seen.append((part.replace("_", " "), *row))
+    if seen:
+        lines.append(text_table(("off the keypoints", "people", "median px", "% of height"), seen))
+    return "\n\n".join(lines)
 
 
 if __name__ == "__main__":

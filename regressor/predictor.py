@@ -11,7 +11,7 @@ from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec
-from regressor.augment import AugmentConfig, make_batch
+from regressor.augment import AugmentConfig, Batch, make_batch
 from regressor.examples import Example
 from regressor.expose import Expose, Regressed
 
@@ -69,30 +69,47 @@ class Predictor:
         self._source_size = source_over_crop * model.config.body_size
         self._rows = [FIT_KEYPOINTS.index(name) for name in model.point_names]
 
-    @torch.inference_mode()
     def __call__(self, people: Sequence[PersonBox]) -> Predicted:
         """Look at people, all in one batch.
 
         Raises:
             ValueError: If a box is not four numbers, or empty.
         """
-        examples = [_example(person) for person in people]
-        device = next(self.model.parameters()).device
-        batch = make_batch(
-            examples,
+        focal = torch.tensor([_focal(p) for p in people], dtype=torch.float32)
+        center = torch.as_tensor(np.stack([_center(p) for p in people])).float()
+        return self.look(self.cut(people), focal, center)
+
+    def cut(self, people: Sequence[PersonBox]) -> Batch:
+        """Cut people out of their photos, on the CPU: what ``look`` is given.
+
+        Raises:
+            ValueError: If a box is not four numbers, or empty.
+        """
+        return make_batch(
+            [_example(person) for person in people],
             AugmentConfig.none(),
             self.model.config.body_size,
             self._source_size,
             np.random.default_rng(0),
-        ).to(device)
+        )
+
+    @torch.inference_mode()
+    def look(self, batch: Batch, focal_px: Tensor, center_px: Tensor) -> Predicted:
+        """Look at people who are cut out.
+
+        Args:
+            batch: Of ``cut``.
+            focal_px: (B,) of their photos.
+            center_px: (B, 2) likewise.
+        """
+        device = next(self.model.parameters()).device
+        batch, focal, center = batch.to(device), focal_px.to(device), center_px.to(device)
         found = self.model(batch.pictures).final
-        focal = torch.tensor([_focal(p) for p in people], dtype=torch.float32, device=device)
-        center = torch.as_tensor(np.stack([_center(p) for p in people])).float().to(device)
         pelvis = place_by_points(found.points, found.points_px, focal, center)
         params = self._params(found, pelvis)
         placed = found.points + pelvis[:, None]
         pixels = focal[:, None, None] * placed[..., :2] / placed[..., 2:].clamp_min(0.05)
-        keypoints = pixels.new_full((len(people), len(FIT_KEYPOINTS), 2), torch.nan)
+        keypoints = pixels.new_full((len(pixels), len(FIT_KEYPOINTS), 2), torch.nan)
         keypoints[:, self._rows] = pixels + center[:, None]
         return Predicted(params, keypoints, focal, center)
 

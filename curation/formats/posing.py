@@ -25,11 +25,12 @@ class Poser:
 
     Args:
         body: A SMPL-X body.
+        conventions: Where keypoints lie on it, as in bodymodel.fit_points; SMPL-X's own by default.
     """
 
-    def __init__(self, body: BodyData) -> None:
+    def __init__(self, body: BodyData, conventions: tuple[str, ...] = ()) -> None:
         self.body = body
-        places = fit_points(body)
+        places = fit_points(body, conventions)
         rows = places.vertex_ids
         directions = np.concatenate([body.shapedirs, body.exprdirs], 2).astype(np.float64)
         regressor = body.joint_regressor.astype(np.float64)

@@ -1,7 +1,8 @@
 """Lift keypoints to SMPL-X with the weights that come with the package, or with others."""
 
+import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,21 @@ POINTS: tuple[str, ...] = tuple(
 )
 """The keypoints that the lifter sees."""
 
-_ROWS = [FIT_KEYPOINTS.index(name) for name in POINTS]
+POINTS_IN_FIT = [FIT_KEYPOINTS.index(name) for name in POINTS]
+"""Their rows in the ``fit`` convention."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the lifter says of B persons.
+
+    Attributes:
+        params: With leading dimensions (B, K), the likeliest answer first.
+        scores: (B, K) logits of which answer is right, in that order.
+    """
+
+    params: BodyParams
+    scores: Tensor
 
 
 class Lifter:
@@ -45,8 +60,12 @@ class Lifter:
         device = next(net.parameters()).device
         self.skeleton = Skeleton(body, net.config.num_betas).to(device)
 
-    @torch.inference_mode()
     def __call__(self, keypoints_2d: Tensor, focal_px: Tensor, center_px: Tensor) -> BodyParams:
+        """Lift B persons; as ``answers``, without the scores."""
+        return self.answers(keypoints_2d, focal_px, center_px).params
+
+    @torch.inference_mode()
+    def answers(self, keypoints_2d: Tensor, focal_px: Tensor, center_px: Tensor) -> Answers:
         """Lift B persons.
 
         Args:
@@ -55,8 +74,8 @@ class Lifter:
             center_px: (B, 2) its principal point.
 
         Returns:
-            Parameters with leading dimensions (B, K): K answers, the likeliest first, in the
-            camera's frame (x right, y down, z forward).
+            K answers for each, the likeliest first, in the camera's frame (x right, y down, z
+            forward).
 
         Raises:
             ValueError: If a shape is another.
@@ -70,7 +89,7 @@ class Lifter:
         keypoints, focal, center = (
             x.to(device, torch.float32) for x in (keypoints_2d, focal_px, center_px)
         )
-        points = keypoints[:, _ROWS]
+        points = keypoints[:, POINTS_IN_FIT]
         rays = (points[..., :2] - center[:, None]) / focal[:, None, None]
         view = look_at(rays, torch.nan_to_num(points[..., 2]))
         lifted = self.net(view.features)
@@ -98,7 +117,7 @@ class Lifter:
 
         hands = each(rotmat_to_rotvec(lifted.hands))
         zeros = keypoints.new_zeros(len(points), count, 3)
-        return BodyParams(
+        params = BodyParams(
             global_orient=rotmat_to_rotvec(back @ rotations[..., 0, :, :]),
             body_pose=rotmat_to_rotvec(rotations[..., 1:, :, :]),
             jaw_pose=each(rotmat_to_rotvec(lifted.jaw)),
@@ -110,6 +129,7 @@ class Lifter:
             expression=each(expression),
             transl=pelvis - rest[:, None],
         )
+        return Answers(params, lifted.scores.gather(1, best))
 
 
 def save_lifter(path: Path, net: LifterNet, trained_on: str, notes: dict[str, str]) -> None:
@@ -125,6 +145,11 @@ def save_lifter(path: Path, net: LifterNet, trained_on: str, notes: dict[str, st
     save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, path, metadata)
 
 
+def packaged_weights() -> Path:
+    """Return the weights that come with the package."""
+    return Path(str(resources.files("regressor") / "data" / "lifter.safetensors"))
+
+
 def load_lifter(
     body: BodyData, path: Path | None = None, device: torch.device | str = "cpu"
 ) -> Lifter:
@@ -138,9 +163,8 @@ def load_lifter(
     Raises:
         ValueError: If the file was trained for other points.
     """
-    path = path or Path(str(resources.files("regressor") / "data" / "lifter.safetensors"))
-    net, trained_on = _read(Path(path))
-    return Lifter(net.to(device), body, trained_on)
+    net, trained_on = _read(Path(path or packaged_weights()))
+    return Lifter(copy.deepcopy(net).to(device), body, trained_on)
 
 
 @lru_cache(maxsize=4)

@@ -7,13 +7,13 @@ project's own split has not seen.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bodymodel.body import BodyData
 from bodymodel.keypoints import FIT_KEYPOINTS
+from bodymodel.mocap import packaged_motion
 from bodymodel.params import BodyParams
 from bodymodel.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from bodymodel.sliced import slice_body, sliced_forward
@@ -61,26 +61,19 @@ class RunFitter(Fitter):
         return super().fit([replace(t, starts=s) for t, s in zip(targets, starts, strict=True)])
 
 
-def held_out_poses() -> dict[str, np.ndarray]:
-    """body_pose (F, 21, 3), global_orient (F, 3) of the subjects that are held out."""
-    poses = np.load(Path("bodymodel/data/mocap_poses.npz"))
-    chosen = np.array([int(s) % 5 == 0 for s in poses["subject"]])
-    return {k: poses[k][chosen] for k in ("body_pose", "global_orient")}
-
-
 def real(x) -> torch.Tensor:
     return torch.as_tensor(np.array(x, np.float64))
 
 
 def random_people(body: BodyData, count: int, rng: np.random.Generator) -> BodyParams:
     """Upright in the camera, headings within +-75 degrees of it, random shape, hands and face."""
-    poses = held_out_poses()
-    pick = rng.permutation(len(poses["body_pose"]))
+    poses = packaged_motion().split()[1]
+    pick = rng.permutation(len(poses.body_pose))
     pick = np.resize(pick, count)
     yaw, zero = np.radians(rng.uniform(-75, 75, count)), np.zeros(count)
     root = rotvec_to_rotmat(real([math.pi, 0, 0]))
     root = root @ rotvec_to_rotmat(real(np.stack([zero, yaw, zero], 1)))
-    root = root @ rotvec_to_rotmat(real(poses["global_orient"][pick]))
+    root = root @ rotvec_to_rotmat(real(poses.global_orient[pick]))
     hands = body.hand_means[:, None] + np.einsum(
         "hnc,hcd->hnd", 0.4 * rng.normal(size=(2, count, 6)), body.hand_components[:, :6]
     )
@@ -88,7 +81,7 @@ def random_people(body: BodyData, count: int, rng: np.random.Generator) -> BodyP
     eyes = real(rng.normal(0, 0.1, (count, 3)))
     return BodyParams(
         global_orient=rotmat_to_rotvec(root),
-        body_pose=real(poses["body_pose"][pick]),
+        body_pose=real(poses.body_pose[pick]),
         jaw_pose=real(np.stack([jaw, zero, zero], 1)),
         leye_pose=eyes,
         reye_pose=eyes,

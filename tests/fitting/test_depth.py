@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from bodymodel.depth_spans import TRUNK
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.sliced import slice_body, sliced_forward, sliced_jacobian
 from fitting.config import FitConfig
-from fitting.depth import TRUNK
 from fitting.evidence import gather_points, stage_energy
 from fitting.extra import depth_terms
 from fitting.fit import Fitter
