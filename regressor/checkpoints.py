@@ -12,7 +12,6 @@ from regressor.backbones import BackboneConfig
 from regressor.expose import Expose, ExposeConfig
 
 FORMAT = "pseudogt-expose-1"
-_BUNDLED = Path(__file__).parent / "data" / "photo.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +82,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     config = _config(json.loads(metadata.pop("config")))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return Checkpoint(config, metadata.pop("body_sha256"), state, metadata)
-
-
-def bundled_weights() -> Path:
-    """Return the weights for photos that come with the package, for the open body.
-
-    They learned from rendered people alone; regressor/data/PROVENANCE.md says how.
-
-    Raises:
-        ValueError: If this installation has none.
-    """
-    if not _BUNDLED.is_file():
-        raise ValueError(
-            "no weights for photos come with this installation; train some with python -m "
-            "regressor.train"
-        )
-    return _BUNDLED
 
 
 def _config(values: dict) -> ExposeConfig:

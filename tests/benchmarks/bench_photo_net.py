@@ -1,4 +1,4 @@
-"""What the weights for photos know, one JSON line: bench_photo_net.py [CHECKPOINT] [--photos DIR].
+"""What weights for photos know, one JSON line: bench_photo_net.py CHECKPOINT [--photos DIR].
 
 Mean pose, body network alone and body with parts on people it has not seen: rendered ones in poses
 of subjects left out of training (PA-MPJPE in mm, PCK), and photos with labels nobody trained on
@@ -18,7 +18,7 @@ from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import keypoint_part
 from regressor.augment import AugmentConfig, make_batch
-from regressor.checkpoints import bundled_weights, load_model
+from regressor.checkpoints import load_model
 from regressor.datasets import open_labels
 from regressor.figures import person_figures
 from regressor.mixture import hold_out
@@ -80,7 +80,7 @@ def compare(model, source, most, share=0.0):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=None)
+    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--people", type=Path, help="rendered people; made anew if not given")
     parser.add_argument("--mocap", type=Path, help="their poses; those of the package if not given")
     parser.add_argument("--photos", action="append", default=[], help="labels, [LAYOUT:]FOLDER")
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     args = parser.parse_args()
     body = load_body()
-    model, checkpoint = load_model(body, args.checkpoint or bundled_weights())
+    model, checkpoint = load_model(body, args.checkpoint)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         people = args.people

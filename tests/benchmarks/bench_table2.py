@@ -1,6 +1,6 @@
 """ExPose's Table 2 on rendered people, one JSON line: bench_table2.py [--seeds 3] [--steps 600].
 
-Four ways to the same people, equal steps for each network, tiny encoders:
+Three ways to the same people, equal steps for each network, tiny encoders:
 ``body``: the body network alone; ``crops``: hand and head networks that learned in crops around the
 true parts from the body's mean, then looked where the body network says (the published "crops
 without fine-tuning"); ``tuned``: the same networks, taught on for half as many steps in the body
@@ -140,7 +140,10 @@ def main() -> None:
                 ),
                 memory,
             )
-            for name, count, seed in (("people", args.people, 41), ("held", 150, 42))
+            for name, count, seed in (
+                ("people", args.people, 41),
+                ("held", max(50, args.people // 4), 42),
+            )
         )
         for size in args.sizes:
             runs = [one_seed(body, people, held, size, args.steps, s) for s in range(args.seeds)]
