@@ -5,6 +5,7 @@ are such data; then hands and head of whole people, and those alone, while the b
 Run it again and it goes on where it stopped. Several machines or cards: start it with ``torchrun``.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -214,6 +215,7 @@ def train(config: TrainConfig) -> int:
                 model.body.requires_grad_(not settings.freeze_body)
             elif name == "alone":
                 model.body.requires_grad_(False)
+            _check_begun_from(config.out / name, before, rank)
             before.append(config.out / name)
             figures = _turn(
                 config, name, model, sources, steps, rank, body, lambda: signals.signal is not None
@@ -232,6 +234,28 @@ def train(config: TrainConfig) -> int:
         print(json.dumps({"train": status, "out": str(config.out), **summary}))  # noqa: T201
     rank.leave()
     return 0 if done else 130
+
+
+def _check_begun_from(folder: Path, before: Sequence[Path], rank: "Rank") -> None:
+    """Refuse to go on with a turn that began from other weights than those that are there now."""
+    from regressor.training import STATE
+
+    if not before:
+        return
+    digest = hashlib.sha256()
+    for earlier in before:
+        digest.update((earlier / "model.safetensors").read_bytes())
+    note = folder / "begun_from.txt"
+    if (folder / STATE).exists() and note.exists() and note.read_text() != digest.hexdigest():
+        names = " and ".join(earlier.name for earlier in before)
+        raise UsageError(
+            f"{folder} began from other weights than {names} has now, which was trained further "
+            f"since; move {folder} away to train it anew"
+        )
+    rank.wait()
+    if rank.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(digest.hexdigest())
 
 
 def _turn(

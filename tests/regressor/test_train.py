@@ -160,3 +160,15 @@ def test_rendered_people_come_again_bit_by_bit(tmp_path, rendered):
     again = make_people(SyntheticConfig(tmp_path, count=12, size=160, occluders=0.0))
     np.testing.assert_array_equal(again.labels["body_pose"], rendered.labels["body_pose"])
     np.testing.assert_array_equal(again[3].picture.load(), rendered[3].picture.load())
+
+
+def test_parts_do_not_go_on_with_another_body(tmp_path, rendered, capsys):
+    """Their own state holds the body that they began with; it would bring that one back."""
+    command = [str(rendered.root), "--out", str(tmp_path), "--size", "tiny", "--batch", "2",
+               "--part-steps", "2", "--check-every", "2"]  # fmt: skip
+    assert main([*command, "--steps", "2"]) == 0
+    assert main([*command, "--steps", "2"]) == 0  # again: there is nothing to do
+    assert main([*command, "--steps", "4"]) == 2
+    assert "move" in capsys.readouterr().err
+    (tmp_path / "parts").rename(tmp_path / "parts-before")
+    assert main([*command, "--steps", "4"]) == 0
