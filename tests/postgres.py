@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -32,10 +33,12 @@ class PostgresServer:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         words = [str(self._programs / command[0]), *command[1:]]
+        other: dict[str, Any] = {}
         if self._user is not None:  # initdb and postgres refuse to be root
-            words = ["runuser", "-u", self._user, "--", *words]
+            group = pwd.getpwnam(self._user).pw_gid
+            other = {"user": self._user, "group": group, "extra_groups": [group]}
         return subprocess.run(
-            words, cwd=self.folder, capture_output=True, text=True, timeout=60, check=check
+            words, cwd=self.folder, capture_output=True, text=True, timeout=60, check=check, **other
         )
 
     def new_database(self) -> str:
