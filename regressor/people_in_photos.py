@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.datasets import open_dataset
+from curation.datasets import DatasetKind, open_dataset
 from curation.images import ImageError, read_header
 from curation.observe import ObserveSource, observe
 from curation.samples import LabelledPerson, PersonObservation, Sample
@@ -53,7 +53,7 @@ def read_boxes(path: Path) -> Boxes:
 
 def people_in_dataset(
     folder: Path,
-    kind: str | None,
+    kind: DatasetKind | None,
     source: ObserveSource,
     done: set[bytes],
     cache_dir: Path,
@@ -72,7 +72,7 @@ def people_in_dataset(
     Raises:
         DatasetError: If the folder is no data set.
     """
-    samples = open_dataset(folder, kind).iter_samples()  # type: ignore[arg-type]
+    samples = open_dataset(folder, kind).iter_samples()
     wanted = (s for s in samples if image_key(s.image_id) not in done)
     return observe(wanted, source=source, workers=workers, cache_dir=cache_dir)
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -48,7 +48,7 @@ class PredictConfig:
     nobody else is looked for."""
     dataset: str = "auto"
     """What PHOTOS is, as for fitting.run."""
-    keypoints: str = "auto"
+    keypoints: Literal["auto", "annotations", "openpose", "wholebody", "mediapipe"] = "auto"
     """Where people are found: auto, annotations, openpose, wholebody or mediapipe."""
     focal_px: float | None = None
     """Focal length of all photos. [the data set's, EXIF's, else the diagonal]"""
