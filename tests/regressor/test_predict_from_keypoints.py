@@ -193,7 +193,6 @@ def test_nobody_in_any_photo(tmp_path, capsys):
         (["--batch", "0"], "at least 1"),
         (["--workers", "0"], "at least 1"),
         (["--video", "film.avi"], "writes .mp4"),
-        (["--keypoints", "crystal"], "source must be one of"),
         (["--boxes", "nowhere.csv"], "cannot be read as a CSV"),
         (["--dataset", "mpii"], ""),
     ],
@@ -201,3 +200,13 @@ def test_nobody_in_any_photo(tmp_path, capsys):
 def test_bad_usage_is_exit_2(photos, capsys, flags, match):
     assert main([str(photos), *flags]) == 2
     assert match in capsys.readouterr().err
+
+
+def test_a_source_of_keypoints_that_does_not_exist_is_exit_2_and_names_those_that_do(
+    photos, capsys
+):
+    with pytest.raises(SystemExit) as error:
+        main([str(photos), "--keypoints", "crystal"])
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert "crystal" in message and "mediapipe" in message
