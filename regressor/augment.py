@@ -21,6 +21,7 @@ from regressor.examples import Example, Modality
 from regressor.expose import Pictures
 from regressor.kinematics import BODY_MIRROR, ROTATIONS, mirror_rotations
 from regressor.targets import Targets
+from regressor.upright import labelled_upwards, upright_turn
 
 _JOINTS = {
     "global_orient": (0,), "body_pose": range(1, 22), "jaw_pose": (22,), "leye_pose": (23,),
@@ -45,6 +46,11 @@ class AugmentConfig:
     """Deviation of the turn in the picture; at most twice this."""
     rotation_share: float = 0.4
     """How often crops are turned at all."""
+    upright_share: float = 0.0
+    """How often labels say how the crop is turned so that the body stands, fingers point up
+    (``regressor.upright``); the drawn turn comes on top."""
+    any_turn_share: float = 0.0
+    """How often the crop is turned anyhow, all ways alike."""
     shift: float = 0.05
     """Deviation of the middle, of the side."""
     shift_uniform: bool = False
@@ -65,7 +71,7 @@ class AugmentConfig:
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
         return cls(
-            scale=0, rotation_deg=0, rotation_share=0, shift=0, flip_share=0, colour=0, contrast=0,
+            scale=0, rotation_deg=0, rotation_share=0, upright_share=0, any_turn_share=0, shift=0, flip_share=0, colour=0, contrast=0,
             low_resolution_share=0,
         )  # fmt: skip
 
@@ -198,6 +204,10 @@ def _cut(
     if rng.random() < config.rotation_share:
         limit = 2 * config.rotation_deg
         angle = math.radians(np.clip(config.rotation_deg * rng.standard_normal(), -limit, limit))
+    if config.upright_share and rng.random() < config.upright_share:
+        angle += _upright(example, flip)
+    if config.any_turn_share and rng.random() < config.any_turn_share:
+        angle = rng.uniform(-math.pi, math.pi)
     scale = 1 + np.clip(config.scale * rng.standard_normal(), -config.scale, config.scale)
     center = np.asarray(example.center_px, np.float64).copy()
     off = rng.uniform(-1, 1, 2) if config.shift_uniform else rng.standard_normal(2)
@@ -238,6 +248,17 @@ def _cut(
         crop(body_size, side, angle),
         targets,
     )
+
+
+def _upright(example: Example, flip: bool) -> float:
+    """The turn of the crop that lets the person, the hand or the head stand."""
+    part = {Modality.BODY: "body", Modality.HEAD: "head"}.get(
+        example.modality, "right_hand" if example.is_right else "left_hand"
+    )
+    upwards = labelled_upwards(example.keypoints_2d, part)
+    if upwards is None:
+        return 0.0
+    return float(upright_turn(torch.from_numpy(upwards), mirrored=flip))
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 ResNet and ConvNeXt come from ``transformers``, built from a configuration with random weights;
 HRNet is our own (``regressor.hrnet``). Weights are loaded from a local file when one is given;
-nothing is downloaded.
+nothing is downloaded. MediaPipe's networks (``regressor.mediapipe_encoders``) bring theirs along.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["resnet", "convnext", "vit", "hrnet"]
+Kind = Literal[
+    "resnet", "convnext", "vit", "hrnet", "mediapipe_pose", "mediapipe_hand", "mediapipe_face"
+]
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ class Backbone(nn.Module):
         self.body = body.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W), normalised as ``normalise`` does -> maps by stride."""
+        """(B, 3, H, W) in 0..1 -> maps by stride."""
         image = image.contiguous(memory_format=torch.channels_last)
+        if self.config.kind.startswith("mediapipe"):
+            return self.body(image)
+        image = normalise(image)
         if self.config.kind == "hrnet":
             return self.body(image)
         maps = self.body(image).feature_maps
@@ -142,7 +147,17 @@ def _hrnet(config: BackboneConfig) -> tuple[nn.Module, dict[int, int]]:
     return body, body.channels
 
 
-_BUILDERS = {"resnet": _resnet, "convnext": _convnext, "vit": _vit, "hrnet": _hrnet}
+def _mediapipe(config: BackboneConfig) -> tuple[nn.Module, dict[int, int]]:
+    from regressor.mediapipe_encoders import MediaPipeEncoder
+
+    body = MediaPipeEncoder(config.kind.removeprefix("mediapipe_"))
+    return body, body.channels
+
+
+_BUILDERS = {
+    "resnet": _resnet, "convnext": _convnext, "vit": _vit, "hrnet": _hrnet,
+    "mediapipe_pose": _mediapipe, "mediapipe_hand": _mediapipe, "mediapipe_face": _mediapipe,
+}  # fmt: skip
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -70,6 +70,11 @@ class AffineCrop:
         return _determinant(self.matrix).abs().sqrt()
 
     @property
+    def rotation(self) -> Tensor:
+        """(B,) radians by which the picture (mirrored first, if it is) turns in the crop."""
+        return torch.atan2(-self.matrix[..., 0, 1], self.matrix[..., 1, 1])
+
+    @property
     def side_px(self) -> Tensor:
         """(B,) side of the square in pixels of the picture."""
         return self.size / self.scale
@@ -96,6 +101,15 @@ class AffineCrop:
     def from_unit(self, points: Tensor) -> Tensor:
         """(B, P, 2) [-1, 1] over the crop -> pixels of the picture."""
         return self.to_image((points + 1) * self.size / 2)
+
+    def turned(self, angle: Tensor) -> "AffineCrop":
+        """Turn what is seen about the crop's middle by (B,) radians, clockwise as seen."""
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        linear = turn @ self.matrix[..., :2]
+        middle = self.size / 2
+        shift = turn @ (self.matrix[..., 2:] - middle) + middle
+        return AffineCrop(torch.cat([linear, shift], -1), self.size)
 
     def after(self, first: "AffineCrop") -> "AffineCrop":
         """This crop of the picture as a map from another crop of the same picture.

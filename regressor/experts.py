@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from regressor.backbones import Backbone, BackboneConfig, normalise
+from regressor.backbones import Backbone, BackboneConfig
 from regressor.layout import ParamLayout
 
 
@@ -230,7 +230,6 @@ class Expert(nn.Module):
         self, crop: Tensor, start: Tensor | None = None
     ) -> tuple[list[Tensor], JointMaps | None]:
         """``forward``, and where the encoder sees joints if it was made for that."""
-        crop = normalise(crop)
         if self.precision is None:  # without a context that an export would have to keep
             pooled = self.pool(self.backbone(crop))
         else:

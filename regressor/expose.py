@@ -26,6 +26,7 @@ from regressor.kinematics import (
     mirror_rotations,
 )
 from regressor.layout import BODY_PARTS, HAND_PARTS, HEAD_PARTS, Order6D, ParamLayout
+from regressor.upright import UPWARDS, about_view, upright_turn
 from regressor.weak_camera import inverse_softplus, project_weak
 
 PartName = Literal["left_hand", "right_hand", "head"]
@@ -65,6 +66,12 @@ class ExposeConfig:
     """A rectifier in the body network's head; the released one has none."""
     joint_features: bool = False
     """The body network reads its features at the joints it sees (JointPool); not in ExPose."""
+    looks: int = 1
+    """How often the body network looks when it is used: from the second time on at the crop turned
+    so that the body, as last seen, stands upright. Not in ExPose."""
+    upright_parts: bool = False
+    """Hands and head are turned in their crops so that fingers, brows point up, as networks of
+    hands and faces alone expect them; not in ExPose."""
 
     @classmethod
     def released(cls) -> "ExposeConfig":
@@ -258,6 +265,8 @@ class Expose(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             stages, joints = self.body.look(pictures.look(pictures.body_crop))
             body = self.assemble(self.layouts["body"].split(stages[-1]), pictures.body_crop)
+            for _ in range(0 if self.body.training else config.looks - 1):
+                body = self._look_upright(pictures, body)
         if not config.parts:
             return ExposeOutput(body, body, {}, joints)
 
@@ -265,12 +274,13 @@ class Expose(nn.Module):
         crops: dict[PartName, AffineCrop] = {}
         found: dict[PartName, dict[str, Tensor]] = {}
         for name in PART_NAMES:
-            crops[name] = self._part_crop(name, body, part_boxes)
+            turn = self._part_turn(name, body, pictures.body_crop)
+            crops[name] = self._part_crop(name, body, pictures.body_crop, turn, part_boxes)
             look = pictures.look(crops[name])
             if name == "head":
                 found[name] = self._look_at_head(look, body)
             else:
-                found[name] = self._look_at_hand(look, body, absolute, name)
+                found[name] = self._look_at_hand(look, body, absolute, name, turn)
         final = self._join(body, absolute, found, pictures.body_crop)
         return ExposeOutput(body, final, crops, joints)
 
@@ -284,10 +294,37 @@ class Expose(nn.Module):
             points, crop.from_unit(unit),
         )  # fmt: skip
 
+    def _look_upright(self, pictures: Pictures, body: Regressed) -> Regressed:
+        """Look again, at the crop turned so that the body, as last seen, stands upright."""
+        crop = pictures.body_crop
+        turn = self._turn_upright("body", body, crop)
+        turned = crop.turned(turn)
+        values = self.layouts["body"].split(self.body(pictures.look(turned))[-1])
+        back = about_view(-turn)
+        values["global_orient"] = back[:, None] @ values["global_orient"]
+        scale, shift = values["camera"].split((1, 2), -1)
+        shift = (back[:, :2, :2] @ shift[..., None])[..., 0]
+        values["camera"] = torch.cat([scale, shift], -1)
+        return self.assemble(values, crop)
+
+    def _turn_upright(self, name: str, body: Regressed, body_crop: AffineCrop) -> Tensor:
+        """(B,) by which the body's crop, mirrored for the left hand, has to turn."""
+        ends = [self.point_names.index(end) for end in UPWARDS[name]]
+        unit = body_crop.to_unit(body.points_px[:, ends].detach())
+        return upright_turn(unit[:, 1] - unit[:, 0], mirrored=name == "left_hand")
+
+    def _part_turn(self, name: PartName, body: Regressed, body_crop: AffineCrop) -> Tensor:
+        """(B,) by which a part is turned in its crop, against the body's crop (then mirrored)."""
+        if not self.config.upright_parts:
+            return torch.zeros_like(body_crop.scale)
+        return self._turn_upright(name, body, body_crop)
+
     def _part_crop(
         self,
         name: PartName,
         body: Regressed,
+        body_crop: AffineCrop,
+        turn: Tensor,
         part_boxes: dict[PartName, tuple[Tensor, Tensor]] | None,
     ) -> AffineCrop:
         config = self.config
@@ -299,23 +336,31 @@ class Expose(nn.Module):
             everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
             scale = config.head_box if name == "head" else config.hand_box
             center, side = box_around(points, everywhere, scale)
-        constant = torch.ones_like if name == "left_hand" else torch.zeros_like
+        mirrored = name == "left_hand"
+        constant = torch.ones_like if mirrored else torch.zeros_like
         flip = constant(side, dtype=torch.bool)
-        return AffineCrop.from_boxes(center, side.clamp_min(_NOWHERE_PX), size, flip=flip)
+        # rotations are to the frame of the body's crop, so the part has to be seen in that frame
+        turned = body_crop.rotation
+        return AffineCrop.from_boxes(
+            center, side.clamp_min(_NOWHERE_PX), size,
+            rotation=turn + (-turned if mirrored else turned), flip=flip,
+        )  # fmt: skip
 
     def _look_at_hand(
-        self, look: Tensor, body: Regressed, absolute: Tensor, name: PartName
+        self, look: Tensor, body: Regressed, absolute: Tensor, name: PartName, turn: Tensor
     ) -> dict[str, Tensor]:
         """A hand, as if it were a right one, started from what the body network says of it."""
         fingers = slice(25, 40) if name == "left_hand" else slice(40, 55)
         wrist, pose = absolute[:, [_WRIST[name]]], body.rotations[:, fingers]
         if name == "left_hand":
             wrist, pose = mirror_rotations(wrist), mirror_rotations(pose)
-        layout = self.layouts["hand"]
+        layout, view = self.layouts["hand"], about_view(turn)[:, None]
         start = layout.replace(
-            self.hand.head.mean.expand(look.shape[0], -1), {"wrist": wrist, "hand_pose": pose}
+            self.hand.head.mean.expand(look.shape[0], -1),
+            {"wrist": view @ wrist, "hand_pose": pose},
         )
         values = layout.split(self.hand(look, start)[-1])
+        values["wrist"] = view.mT @ values["wrist"]
         if name == "left_hand":
             values["wrist"] = mirror_rotations(values["wrist"])
             values["hand_pose"] = mirror_rotations(values["hand_pose"])

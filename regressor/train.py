@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regressor.losses import LossWeights
     from regressor.training import Rank
 
-Size = Literal["tiny", "small", "cpu", "resnet18", "resnet50", "hrnet"]
+Size = Literal["mediapipe", "tiny", "small", "cpu", "resnet18", "resnet50", "hrnet"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ def model_config(size: Size) -> "ExposeConfig":
             tiny, body=BackboneConfig.small(), body_size=96, hand_size=64, head_size=64, hidden=512,
             dropout=0.0, body_activation=True, joint_features=True,
         )  # fmt: skip
+    if size == "mediapipe":
+        return ExposeConfig(
+            body=BackboneConfig("mediapipe_pose"), hand=BackboneConfig("mediapipe_hand"),
+            head=BackboneConfig("mediapipe_face"), body_size=256, hand_size=224, head_size=192,
+            hidden=512, mixed_features=False, dropout=0.0, body_activation=True,
+            joint_features=True, looks=2, upright_parts=True, head_box=1.5,
+        )  # fmt: skip
     if size == "hrnet":
         return ExposeConfig()
     body = BackboneConfig.resnet50() if size == "resnet50" else BackboneConfig.resnet18()
@@ -128,7 +135,7 @@ def loss_weights(size: Size) -> "LossWeights":
     """Return the losses' weights for a size: the released ones, but for ``cpu``."""
     from regressor.losses import LossWeights
 
-    if size != "cpu":
+    if size not in ("cpu", "mediapipe"):
         return LossWeights()
     # 93 points and 30 rotations of face and fingers, a few pixels of this crop, would drown the
     # body; the places of joints are what teaches the encoder first
@@ -142,6 +149,11 @@ def augmentation(size: Size) -> "AugmentConfig":
     """Return how crops are drawn for a size: as released, but for ``cpu``."""
     from regressor.augment import AugmentConfig
 
+    if size == "mediapipe":
+        # it is used at crops that it turned upright itself, once it has looked at them as they are
+        return AugmentConfig(
+            contrast=0.4, low_resolution_share=0.2, upright_share=0.6, any_turn_share=0.2
+        )
     if size != "cpu":
         return AugmentConfig()
     # rendered pictures need more of what photos have; turned ones are rendered already
@@ -278,10 +290,10 @@ def _turn(
     from regressor.mixture import PARTS_PER_PERSON, Mixture, PartDraw, hold_out
     from regressor.training import LoopConfig, train_loop
 
-    settings, short = model.config, config.size == "cpu"
+    settings = model.config
     # the body's crop needs no more pixels than it has; parts are cut from finer ones
-    source_size = (3 if settings.parts else 1.4) * settings.body_size if short else None
-    source_size = int(source_size or 2 * settings.body_size)
+    finer = {"cpu": 3.0 if settings.parts else 1.4, "mediapipe": 2.0 if settings.parts else 1.4}
+    source_size = int(finer.get(config.size, 2.0) * settings.body_size)
     # the body's turn has nothing to learn from parts, theirs nothing from whole people
     shown = {"body": {Modality.BODY}, "alone": {Modality.HAND, Modality.HEAD}}
     taken = [
@@ -294,7 +306,8 @@ def _turn(
     sizes = {Modality.HAND: model.config.hand_size, Modality.HEAD: model.config.head_size}
     parts = {
         kind: PartDraw(
-            max(1, round(PARTS_PER_PERSON * config.batch)), size, AugmentConfig.of(kind),
+            max(1, round(PARTS_PER_PERSON * config.batch)), size,
+            replace(AugmentConfig.of(kind), upright_share=float(settings.upright_parts)),
             Conditioning.of_body(body),
         )
         for kind, size in sizes.items()

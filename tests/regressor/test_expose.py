@@ -117,13 +117,14 @@ def test_a_mirrored_hand_is_seen_the_same(body):
         model.layouts["body"].split(model.body.head.mean[None]), pictures.body_crop
     )
     absolute = absolute_rotations(body_out.rotations, body.parents)
-    left = model._look_at_hand(pictures.look(crop), body_out, absolute, "left_hand")
+    left = model._look_at_hand(pictures.look(crop), body_out, absolute, "left_hand", torch.zeros(1))
     swapped = body_out.rotations.clone()
     swapped[:, 40:55] = mirror_rotations(body_out.rotations[:, 25:40])
     other = absolute.clone()
     other[:, 21] = mirror_rotations(absolute[:, 20])
     again = model._look_at_hand(
-        mirrored.look(right), replace(body_out, rotations=swapped), other, "right_hand"
+        mirrored.look(right), replace(body_out, rotations=swapped), other, "right_hand",
+        torch.zeros(1),
     )
     torch.testing.assert_close(left["hand_pose"], mirror_rotations(again["hand_pose"]))
     torch.testing.assert_close(left["wrist"], mirror_rotations(again["wrist"]))

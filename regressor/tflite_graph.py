@@ -1,0 +1,293 @@
+"""Networks of ``.tflite`` files as PyTorch modules, so that what they see can be built upon.
+
+MediaPipe's wheel carries networks that were trained on many photos of people. Its own runtime gives
+only their last answers, one picture at a time; here the layers of such a file run in PyTorch, in
+batches, on any device, and any tensor on the way can be asked for. Layers that those files have are
+known, no others. Weights are constants: they are not trained, and not part of ``state_dict``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One operation: what is done, to which tensors and with which weights, what comes out."""
+
+    run: Callable[..., Tensor]
+    inputs: tuple[int, ...]
+    weights: tuple[str, ...]
+    output: int
+
+
+class TfliteGraph(nn.Module):
+    """The layers of a file that lead to some of its tensors.
+
+    Args:
+        path: A ``.tflite`` file with one picture as input.
+        outputs: Indices of the tensors wanted, as viewers of such files (Netron) show them.
+
+    Attributes:
+        input_size: (height, width) of the picture.
+        shapes: Of each output, (C, h, w) or (C,), as ``forward`` returns them.
+
+    Raises:
+        ValueError: If the file cannot be read, or has a layer or tensor that is not known.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[int]) -> None:
+        import tflite
+
+        super().__init__()
+        data = path.read_bytes()
+        if data[4:8] != b"TFL3":
+            raise ValueError(f"{path} is no .tflite file")
+        model = tflite.Model.GetRootAsModel(data, 0)
+        graph = model.Subgraphs(0)
+        reader = _Reader(model, graph, path)
+        self.outputs = tuple(outputs)
+        self.shapes = tuple(_channels_first(reader.shape(k)) for k in outputs)
+        (self._input,) = (int(k) for k in graph.InputsAsNumpy())
+        _, height, width, _ = reader.shape(self._input)
+        self.input_size = (height, width)
+        self._layers = self._needed(reader)
+
+    def _needed(self, reader: "_Reader") -> list[_Layer]:
+        """The layers on the way to the outputs, in order; their weights become buffers."""
+        made_by = {op.Outputs(0): op for op in reader.operators() if not reader.is_weight(op)}
+        wanted, ops, seen = list(self.outputs), [], set()
+        while wanted:
+            tensor = wanted.pop()
+            if tensor == self._input or tensor in seen:
+                continue
+            seen.add(tensor)
+            if tensor not in made_by:
+                raise ValueError(f"{reader.path} has no layer that makes tensor {tensor}")
+            ops.append(made_by[tensor])
+            wanted += reader.variable_inputs(made_by[tensor])
+        order = {op.Outputs(0): k for k, op in enumerate(reader.operators())}
+        layers = []
+        for op in sorted(ops, key=lambda op: order[op.Outputs(0)]):
+            run, weights = reader.layer(op)
+            names = []
+            for weight in weights:
+                names.append(f"w{len(self._buffers)}")
+                self.register_buffer(names[-1], torch.from_numpy(weight), persistent=False)
+            inputs = tuple(reader.variable_inputs(op))
+            layers.append(_Layer(run, inputs, tuple(names), op.Outputs(0)))
+        return layers
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Run it.
+
+        Args:
+            image: (B, 3, H, W) of ``input_size``, scaled as the file expects.
+
+        Returns:
+            The wanted tensors, (B, C, h, w) each, or (B, C).
+
+        Raises:
+            ValueError: If the picture has another size.
+        """
+        if tuple(image.shape[-2:]) != self.input_size:
+            raise ValueError(
+                f"this network looks at {self.input_size} pixels, got {tuple(image.shape[-2:])}"
+            )
+        known = {self._input: image}
+        for layer in self._layers:
+            weights = (self._buffers[name] for name in layer.weights)
+            known[layer.output] = layer.run(*(known[k] for k in layer.inputs), *weights)
+        return tuple(known[k] for k in self.outputs)
+
+
+class _Reader:
+    """What a file says, in NumPy's and PyTorch's terms."""
+
+    def __init__(self, model: Any, graph: Any, path: Path) -> None:
+        import tflite
+
+        self.model, self.graph, self.path, self._schema = model, graph, path, tflite
+        names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
+        codes = [model.OperatorCodes(k) for k in range(model.OperatorCodesLength())]
+        # the field grew out of a byte: readers take the larger of the old and the new one
+        self._kinds = [names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())] for c in codes]
+        self._unpacked = {  # weights are stored as half precision and unpacked by a layer
+            op.Outputs(0): op.Inputs(0)
+            for op in self.operators()
+            if self.kind(op) == "DEQUANTIZE"
+        }
+
+    def operators(self) -> list[Any]:
+        return [self.graph.Operators(k) for k in range(self.graph.OperatorsLength())]
+
+    def kind(self, op: Any) -> str:
+        return self._kinds[op.OpcodeIndex()]
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.graph.Tensors(tensor).ShapeAsNumpy())
+
+    def is_weight(self, op: Any) -> bool:
+        return self.kind(op) == "DEQUANTIZE"
+
+    def constant(self, tensor: int) -> np.ndarray | None:
+        """The numbers of a tensor, or None if a layer makes it."""
+        tensor = self._unpacked.get(tensor, tensor)
+        entry = self.graph.Tensors(tensor)
+        buffer = self.model.Buffers(entry.Buffer())
+        if not buffer.DataLength():
+            return None
+        values = np.frombuffer(buffer.DataAsNumpy().tobytes(), _TYPES[entry.Type()])
+        values = values.reshape(self.shape(tensor)) if entry.ShapeLength() else values
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def variable_inputs(self, op: Any) -> list[int]:
+        inputs = (int(k) for k in op.InputsAsNumpy())
+        return [k for k in inputs if k >= 0 and self.constant(k) is None]
+
+    def weights(self, op: Any) -> list[np.ndarray]:
+        inputs = (int(k) for k in op.InputsAsNumpy())
+        return [c for k in inputs if k >= 0 and (c := self.constant(k)) is not None]
+
+    def options(self, op: Any, kind: type) -> Any:
+        table, options = op.BuiltinOptions(), kind()
+        options.Init(table.Bytes, table.Pos)
+        return options
+
+    def activation(self, code: int) -> Callable[[Tensor], Tensor]:
+        kinds = self._schema.ActivationFunctionType
+        known = {
+            kinds.NONE: lambda x: x,
+            kinds.RELU: partial(functional.relu, inplace=True),
+            kinds.RELU6: partial(functional.relu6, inplace=True),
+        }
+        if code not in known:
+            raise ValueError(f"{self.path} has an activation ({code}) that is not known")
+        return known[code]
+
+    def layer(self, op: Any) -> tuple[Callable[..., Tensor], list[np.ndarray]]:
+        """What a layer does, as a function of its variable inputs and of weights."""
+        kind, weights = self.kind(op), self.weights(op)
+        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            return self._convolution(op, weights, kind == "DEPTHWISE_CONV_2D")
+        if kind == "FULLY_CONNECTED":
+            options = self.options(op, self._schema.FullyConnectedOptions)
+            act = self.activation(options.FusedActivationFunction())
+            return (lambda x, w, b: act(functional.linear(x.flatten(1), w, b))), weights
+        if kind == "ADD":
+            options = self.options(op, self._schema.AddOptions)
+            act = self.activation(options.FusedActivationFunction())
+            return (lambda a, b: act(a + b)), weights
+        if kind == "PAD":
+            (amounts,) = weights  # (4, 2): batch, rows, columns, channels
+            (top, bottom), (left, right), last = amounts[1], amounts[2], amounts[3]
+            pads = tuple(int(n) for n in (left, right, top, bottom, *last))
+            return partial(_pad, pads=pads), []
+        if kind == "MAX_POOL_2D":
+            options = self.options(op, self._schema.Pool2DOptions)
+            size = (options.FilterHeight(), options.FilterWidth())
+            stride = (options.StrideH(), options.StrideW())
+            pads = self._pads(op, options, size, (1, 1))
+            return partial(_max_pool, size=size, stride=stride, pads=pads), []
+        if kind == "RESIZE_BILINEAR":
+            options = self.options(op, self._schema.ResizeBilinearOptions)
+            if not options.HalfPixelCenters() or options.AlignCorners():
+                raise ValueError(f"{self.path} resizes by pixels' corners, which is not known here")
+            return partial(_resize, size=self.shape(op.Outputs(0))[1:3]), []
+        if kind == "PRELU":
+            return functional.prelu, [weights[0].reshape(-1)]
+        if kind == "MEAN":
+            return (lambda x: x.mean((-2, -1))), []
+        if kind == "LOGISTIC":
+            return torch.sigmoid, []
+        if kind == "RESHAPE":
+            if any(n != 1 for n in self.shape(op.Inputs(0))[1:3]):
+                raise ValueError(f"{self.path} reshapes a map, which is not known here")
+            return (lambda x: x.flatten(1)), []
+        raise ValueError(f"{self.path} has a layer {kind} that is not known")
+
+    def _convolution(
+        self, op: Any, weights: list[np.ndarray], depthwise: bool
+    ) -> tuple[Callable[..., Tensor], list[np.ndarray]]:
+        schema = self._schema
+        kind = schema.DepthwiseConv2DOptions if depthwise else schema.Conv2DOptions
+        options = self.options(op, kind)
+        kernel, bias = weights
+        # to (out, in / groups, height, width)
+        kernel = kernel.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
+        dilation = (options.DilationHFactor(), options.DilationWFactor())
+        run = partial(
+            _convolve,
+            stride=(options.StrideH(), options.StrideW()),
+            dilation=dilation,
+            pads=self._pads(op, options, kernel.shape[2:], dilation),
+            groups=kernel.shape[0] if depthwise else 1,
+            activation=self.activation(options.FusedActivationFunction()),
+        )
+        return run, [np.ascontiguousarray(kernel), np.ascontiguousarray(bias)]
+
+    def _pads(
+        self, op: Any, options: Any, size: Sequence[int], dilation: Sequence[int]
+    ) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom; "same" puts the odd pixel after, unlike PyTorch."""
+        if options.Padding() != self._schema.Padding.SAME:
+            return (0, 0, 0, 0)
+        pads: list[int] = []
+        strides = (options.StrideH(), options.StrideW())
+        for axis in (1, 0):
+            have = self.shape(op.Inputs(0))[1 + axis]
+            makes = self.shape(op.Outputs(0))[1 + axis]
+            reach = (size[axis] - 1) * dilation[axis] + 1
+            total = max(0, (makes - 1) * strides[axis] + reach - have)
+            pads += [total // 2, total - total // 2]
+        left, right, top, bottom = pads
+        return (left, right, top, bottom)
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(1, h, w, C) or (1, C) -> (C, h, w) or (C,)."""
+    return (shape[-1], *shape[1:-1])
+
+
+def _pad(x: Tensor, pads: tuple[int, ...]) -> Tensor:
+    """Zeros around: left, right, top, bottom, and after the channels."""
+    return functional.pad(x, pads)
+
+
+def _convolve(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    groups: int,
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    left, right, top, bottom = pads
+    if left == right and top == bottom:
+        padding = (top, left)
+    else:
+        x, padding = functional.pad(x, pads), (0, 0)
+    return activation(functional.conv2d(x, kernel, bias, stride, padding, dilation, groups))
+
+
+def _max_pool(
+    x: Tensor, size: tuple[int, int], stride: tuple[int, int], pads: tuple[int, int, int, int]
+) -> Tensor:
+    if any(pads):
+        x = functional.pad(x, pads, value=-torch.inf)
+    return functional.max_pool2d(x, size, stride)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
