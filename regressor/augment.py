@@ -71,8 +71,8 @@ class AugmentConfig:
     def none(cls) -> "AugmentConfig":
         """The plain crop."""
         return cls(
-            scale=0, rotation_deg=0, rotation_share=0, upright_share=0, any_turn_share=0, shift=0, flip_share=0, colour=0, contrast=0,
-            low_resolution_share=0,
+            scale=0, rotation_deg=0, rotation_share=0, upright_share=0, any_turn_share=0, shift=0,
+            flip_share=0, colour=0, contrast=0, low_resolution_share=0,
         )  # fmt: skip
 
     @classmethod

@@ -39,7 +39,7 @@ class AffineCrop:
             side_px: (B,) its side in pixels of the picture.
             size: Side of the crop in its own pixels.
             rotation: (B,) radians by which the picture turns in the crop, clockwise as seen.
-            flip: (B,) bool, mirrored left to right.
+            flip: (B,) bool, then mirrored left to right.
 
         Raises:
             ValueError: If the shapes do not fit.
@@ -71,8 +71,8 @@ class AffineCrop:
 
     @property
     def rotation(self) -> Tensor:
-        """(B,) radians by which the picture (mirrored first, if it is) turns in the crop."""
-        return torch.atan2(-self.matrix[..., 0, 1], self.matrix[..., 1, 1])
+        """(B,) radians by which the picture turns in the crop, before it is mirrored if it is."""
+        return torch.atan2(self.matrix[..., 1, 0], self.matrix[..., 1, 1])
 
     @property
     def side_px(self) -> Tensor:
@@ -103,7 +103,7 @@ class AffineCrop:
         return self.to_image((points + 1) * self.size / 2)
 
     def turned(self, angle: Tensor) -> "AffineCrop":
-        """Turn what is seen about the crop's middle by (B,) radians, clockwise as seen."""
+        """Turn what the crop shows about its middle by (B,) radians, clockwise as seen."""
         cos, sin = angle.cos(), angle.sin()
         turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
         linear = turn @ self.matrix[..., :2]

@@ -340,11 +340,10 @@ class Expose(nn.Module):
         constant = torch.ones_like if mirrored else torch.zeros_like
         flip = constant(side, dtype=torch.bool)
         # rotations are to the frame of the body's crop, so the part has to be seen in that frame
-        turned = body_crop.rotation
-        return AffineCrop.from_boxes(
-            center, side.clamp_min(_NOWHERE_PX), size,
-            rotation=turn + (-turned if mirrored else turned), flip=flip,
-        )  # fmt: skip
+        crop = AffineCrop.from_boxes(
+            center, side.clamp_min(_NOWHERE_PX), size, rotation=body_crop.rotation, flip=flip
+        )
+        return crop.turned(turn)
 
     def _look_at_hand(
         self, look: Tensor, body: Regressed, absolute: Tensor, name: PartName, turn: Tensor

@@ -40,7 +40,8 @@ class PredictConfig:
     out: Path | None = None
     """The store. [PHOTOS/fits]"""
     checkpoint: Path | None = None
-    """Weights of an image network, of regressor.train. [bodies are lifted from keypoints alone]"""
+    """Weights of an image network, of regressor.train; "bundled" are those that come along.
+    [bodies are lifted from keypoints alone]"""
     body: str = "open"
     """The body of the weights: open, or your own SMPL-X model."""
     boxes: Path | None = None
@@ -147,12 +148,15 @@ def predict(config: PredictConfig) -> int:
 
 
 def _check(config: PredictConfig) -> None:
+    from regressor.checkpoints import weights_file
+
     if not config.data.is_dir():
         raise UsageError(f"{config.data} is no directory; give the one that holds the photos")
-    if config.checkpoint is not None and not config.checkpoint.is_file():
+    if config.checkpoint is not None and not weights_file(config.checkpoint).is_file():
         raise UsageError(
-            f"there are no weights at {config.checkpoint}; train some with regressor.train, or "
-            "leave --checkpoint out: then bodies are lifted from keypoints"
+            f"there are no weights at {config.checkpoint}; train some with regressor.train, take "
+            "those that come along (--checkpoint bundled), or leave --checkpoint out: then bodies "
+            "are lifted from keypoints"
         )
     if config.focal_px is not None and not config.focal_px > 0:
         raise UsageError(f"--focal-px must be above 0, got {config.focal_px}")
@@ -175,12 +179,14 @@ def _device(name: str) -> str:
 
 
 def _regressor(config: PredictConfig, body: "BodyData", device: str) -> "PeopleRegressor":
+    from regressor.checkpoints import weights_file
     from regressor.people_regressors import KeypointRegressor, PhotoRegressor
 
     if config.checkpoint is None:
         return KeypointRegressor(body, device, config.focal_px)
+    weights = weights_file(config.checkpoint)
     try:
-        return PhotoRegressor(body, config.checkpoint, config.data, device, config.focal_px)
+        return PhotoRegressor(body, weights, config.data, device, config.focal_px)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

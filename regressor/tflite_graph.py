@@ -56,6 +56,9 @@ class TfliteGraph(nn.Module):
         graph = model.Subgraphs(0)
         reader = _Reader(model, graph, path)
         self.outputs = tuple(outputs)
+        unknown = [k for k in outputs if not 0 <= k < graph.TensorsLength()]
+        if unknown:
+            raise ValueError(f"{path} has {graph.TensorsLength()} tensors, no {unknown}")
         self.shapes = tuple(_channels_first(reader.shape(k)) for k in outputs)
         (self._input,) = (int(k) for k in graph.InputsAsNumpy())
         _, height, width, _ = reader.shape(self._input)
@@ -122,9 +125,7 @@ class _Reader:
         # the field grew out of a byte: readers take the larger of the old and the new one
         self._kinds = [names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())] for c in codes]
         self._unpacked = {  # weights are stored as half precision and unpacked by a layer
-            op.Outputs(0): op.Inputs(0)
-            for op in self.operators()
-            if self.kind(op) == "DEQUANTIZE"
+            op.Outputs(0): op.Inputs(0) for op in self.operators() if self.kind(op) == "DEQUANTIZE"
         }
 
     def operators(self) -> list[Any]:

@@ -18,6 +18,7 @@ import tyro
 if TYPE_CHECKING:
     from bodymodel.body import BodyData
     from regressor.augment import AugmentConfig
+    from regressor.checkpoints import Checkpoint
     from regressor.examples import ExampleSource
     from regressor.expose import Expose, ExposeConfig
     from regressor.losses import LossWeights
@@ -43,13 +44,14 @@ class TrainConfig:
     """Which fits of a store: what people accepted, or all whose status is ok."""
     decisions: str | None = None
     """Database (path or URL) or Parquet file of decisions. [decisions.sqlite in each store]"""
-    size: Size = "small"
-    """Encoders: tiny and small for tests, cpu for an hour of one core (96 px, features at joints,
-    no dropout), resnet18, resnet50, hrnet (the paper's) for a GPU."""
+    size: Size = "mediapipe"
+    """Encoders: mediapipe (its landmark networks, as they are: know photos, quick on a CPU), tiny
+    and small for tests, cpu (96 px, from random weights), resnet18, resnet50, hrnet (the paper's)
+    for a GPU."""
     body: str = "open"
     """The body that the fits belong to: open, or your own SMPL-X model."""
-    steps: int = 20000
-    """Steps of the body network."""
+    steps: int = -1
+    """Steps of the body network. [1000 from the bundled weights, else 20000]"""
     part_steps: int = -1
     """Steps of hands and head after it; -1: as many, 0: the body network alone."""
     alone_steps: int = -1
@@ -63,7 +65,8 @@ class TrainConfig:
     memory_gb: float = 4.0
     """Decoded photos are kept until they take so much (of each process)."""
     start: Path | None = None
-    """Weights to start from: a checkpoint of ours, whole or in parts."""
+    """Weights to start from: a checkpoint of ours, whole or in parts; "bundled" are those that
+    come along, "none" random ones. [bundled where it has --size's encoders and is of this body]"""
     backbone: Path | None = None
     """Weights of the encoders (ImageNet's or a pose network's), a local file."""
     held_out: float = 0.1
@@ -201,6 +204,9 @@ def train(config: TrainConfig) -> int:
     full = model_config(config.size)
     people = next(source for source in sources if modality_of(source) is Modality.BODY)
     mean = mean_parameters(body, people, full.order_6d)
+    start = _start(config, full, body)
+    if config.steps < 0:
+        config = replace(config, steps=20000 if start is None else 1000)
     figures: dict[str, float] = {}
     with StopSignals() as signals:
         turns = [("body", replace(full, parts=False), config.steps)]
@@ -216,8 +222,8 @@ def train(config: TrainConfig) -> int:
             model = Expose(body, settings, mean).to(rank.device)
             if config.backbone is not None:
                 _load_backbones(model, config.backbone)
-            if config.start is not None:
-                _load_some(model, read_checkpoint(config.start).state)
+            if start is not None:
+                _load_some(model, start.state)
             for earlier in before:
                 state = read_checkpoint(earlier / "model.safetensors").state
                 # of hands and heads alone, whose body never learned, only their networks
@@ -246,6 +252,25 @@ def train(config: TrainConfig) -> int:
         print(json.dumps({"train": status, "out": str(config.out), **summary}))  # noqa: T201
     rank.leave()
     return 0 if done else 130
+
+
+def _start(config: TrainConfig, full: "ExposeConfig", body: "BodyData") -> "Checkpoint | None":
+    """Return the weights that training starts from, or None for random ones."""
+    from regressor.checkpoints import BUNDLED, read_checkpoint, weights_file
+
+    if config.start is not None:
+        if str(config.start) == "none":
+            return None
+        try:
+            return read_checkpoint(weights_file(config.start))
+        except ValueError as error:
+            raise UsageError(f"--start: {error}") from None
+    if config.size != "mediapipe" or config.backbone is not None:
+        return None
+    bundled = read_checkpoint(weights_file(BUNDLED))
+    # another body's betas mean other shapes, and its mean person looks otherwise
+    fits = bundled.config == full and bundled.body_sha256 == body.sha256
+    return bundled if fits else None
 
 
 def _check_begun_from(folder: Path, before: Sequence[Path], rank: "Rank") -> None:

@@ -123,7 +123,10 @@ def test_a_mirrored_hand_is_seen_the_same(body):
     other = absolute.clone()
     other[:, 21] = mirror_rotations(absolute[:, 20])
     again = model._look_at_hand(
-        mirrored.look(right), replace(body_out, rotations=swapped), other, "right_hand",
+        mirrored.look(right),
+        replace(body_out, rotations=swapped),
+        other,
+        "right_hand",
         torch.zeros(1),
     )
     torch.testing.assert_close(left["hand_pose"], mirror_rotations(again["hand_pose"]))
