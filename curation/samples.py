@@ -129,6 +129,7 @@ class PersonObservation:
         truth: As in LabelledPerson.
         camera: As in Sample.
         further: As in LabelledPerson.
+        warning: What went wrong without keeping the person from being fitted; empty if nothing.
         oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
             either is missing.
     """
@@ -154,3 +155,4 @@ class PersonObservation:
     camera: KnownCamera | None = None
     oks_detection: float = float("nan")
     further: FurtherEvidence | None = None
+    warning: str = ""

@@ -274,7 +274,7 @@ def _fit(job: _Job) -> int:
                     rooms.draw, loop.should_stop,
                 )  # fmt: skip
             if stop.signal is None:
-                report = write_summary(store, job.info)
+                report = write_summary(store, job.info, loop.tally)
             else:
                 outcome = "interrupted"
         finally:
