@@ -149,7 +149,11 @@ def image_roll(sliced: SlicedBody, evidence: Evidence) -> Tensor:
         return end - start, (has_start * has_end > 0)[:, None]
 
     trunk, sides = torch.zeros_like(evidence.center_px), 0.0
-    for pair in (("left_hip", "left_shoulder"), ("right_hip", "right_shoulder"), ("pelvis", "neck")):
+    for pair in (
+        ("left_hip", "left_shoulder"),
+        ("right_hip", "right_shoulder"),
+        ("pelvis", "neck"),
+    ):
         up, is_seen = line(*pair)
         trunk, sides = trunk + torch.where(is_seen, up, 0), sides + is_seen
     left, has_left = middle("left_shoulder")

@@ -259,7 +259,9 @@ def test_legs_that_the_detector_guesses_do_not_count_and_hips_count_less():
         hip = INDEX[f"{side}_hip"]
         assert seen.points[hip, 2] == pytest.approx(0.98)
         assert guessed.points[hip, 2] == pytest.approx(0.98 * HIPS_ALONE)
-    others = [i for n, i in INDEX.items() if not n.endswith(("hip", "knee", "ankle", "heel", "toe"))]
+    others = [
+        i for n, i in INDEX.items() if not n.endswith(("hip", "knee", "ankle", "heel", "toe"))
+    ]
     np.testing.assert_array_equal(seen.points[others], guessed.points[others])
 
 
