@@ -265,13 +265,19 @@ def test_legs_that_the_detector_guesses_do_not_count_and_hips_count_less():
     np.testing.assert_array_equal(seen.points[others], guessed.points[others])
 
 
-def test_one_knee_is_enough_to_believe_in_the_hips():
-    points = points_in(CONVENTION)
-    points[CONVENTIONS[CONVENTION].index("right_knee"), 2] = 0.1
+def test_a_knee_and_an_ankle_are_enough_to_believe_in_the_hips():
     hips = [INDEX["left_hip"], INDEX["right_hip"]]
-    seen = from_detection(detection(points))
-    assert seen.points[INDEX["right_knee"], 2] == 0
-    np.testing.assert_allclose(seen.points[hips, 2], 0.9, rtol=1e-6)
+    for hidden, share in (
+        (("right_knee", "left_ankle"), 1),
+        (("left_ankle", "right_ankle"), HIPS_ALONE),
+        (("left_knee", "right_knee"), HIPS_ALONE),
+    ):
+        points = points_in(CONVENTION)
+        for name in hidden:
+            points[CONVENTIONS[CONVENTION].index(name), 2] = 0.1
+        seen = from_detection(detection(points))
+        assert not seen.points[[INDEX[name] for name in hidden], 2].any()
+        np.testing.assert_allclose(seen.points[hips, 2], 0.9 * share, rtol=1e-6)
 
 
 def test_labelled_legs_count_whatever_their_confidence():
