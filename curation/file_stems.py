@@ -19,9 +19,13 @@ def unique_stems(paths: Iterable[str]) -> dict[str, str]:
         paths: With forward slashes; the same photo may come more than once.
     """
     photos = dict.fromkeys(paths)
-    stems = {path: PurePosixPath(path).with_suffix("").as_posix() for path in photos}
-    counts = Counter(stem.casefold() for stem in stems.values())
-    return {p: stem if counts[stem.casefold()] == 1 else p for p, stem in stems.items()}
+    names = {path: PurePosixPath(path).with_suffix("").as_posix() for path in photos}
+    while True:  # a photo that keeps its ending may meet another's stem: a.jpg and a.jpg.png
+        counts = Counter(name.casefold() for name in names.values())
+        met = [p for p, name in names.items() if name != p and counts[name.casefold()] > 1]
+        if not met:
+            return names
+        names |= {path: path for path in met}
 
 
 class FolderStems:

@@ -23,6 +23,11 @@ def test_only_photos_that_share_a_name_keep_their_endings():
     }  # fmt: skip
 
 
+def test_an_ending_that_is_kept_is_nobody_elses_stem():
+    found = unique_stems(["a.jpg.png", "a.jpg", "a.png"])
+    assert found == {"a.jpg.png": "a.jpg.png", "a.jpg": "a.jpg", "a.png": "a.png"}
+
+
 @given(NAMES)
 def test_no_two_photos_share_a_name(paths):
     found = unique_stems(paths)
