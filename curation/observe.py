@@ -205,6 +205,7 @@ def _finish(plan: _Plan, source: ObserveSource) -> Iterator[PersonObservation]:
     elif sample.people:
         if crash:
             _log.warning("%s: %s; its labels are used alone", sample.image_id, crash)
+            failed = replace(failed, warning=crash)
         yield from _labelled(plan, source, failed, result)
     elif sample.problem:
         yield replace(failed, status="label_error", reason=sample.problem)

@@ -95,6 +95,9 @@ class Progress:
         things = _plural(self._thing)
         if self.total is None:
             return f"{self.done} {things}, {self._rate()}"
+        if self._piece is not None and not self.pieces:
+            # photos that show nobody come first, while a batch fills: they tell no rate
+            return f"{self.done}/{self.total} {things}"
         left = (self.total - self.done) * seconds / max(self.done, 1)
         minutes, rest = divmod(round(left), 60)
         return f"{self.done}/{self.total} {things}, {self._rate()}, {minutes}:{rest:02d} left"

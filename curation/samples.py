@@ -34,14 +34,18 @@ class KnownCamera:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledView:
-    """A further calibrated photo of a person at the same moment, as fitting.records.View.
+class View:
+    """A further calibrated photo of the same person at the same moment.
+
+    A point p of the first camera's frame is at ``rotation @ p + translation`` in this one's. From
+    world-to-camera matrices: R = R_view R_first^T, t = t_view - R t_first.
 
     Attributes:
         keypoints_2d: (145, 3) float32, ``fit`` convention.
-        focal_px: In pixels.
+        focal_px: Focal length in pixels.
         center_px: (2,) principal point.
-        rotation: (3, 3), translation: (3,) metres: from the first camera's frame to this one's.
+        rotation: (3, 3).
+        translation: (3,) metres.
     """
 
     keypoints_2d: np.ndarray
@@ -65,7 +69,7 @@ class FurtherEvidence:
     keypoints_3d: np.ndarray | None = None
     frame_3d: Literal["camera", "free"] = "camera"
     conventions: tuple[str, ...] = ()
-    views: tuple[LabelledView, ...] = ()
+    views: tuple[View, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +133,7 @@ class PersonObservation:
         truth: As in LabelledPerson.
         camera: As in Sample.
         further: As in LabelledPerson.
+        warning: What went wrong without keeping the person from being fitted; empty if nothing.
         oks_detection: How well the detector agrees with the labels (curation.oks), NaN where
             either is missing.
     """
@@ -154,3 +159,4 @@ class PersonObservation:
     camera: KnownCamera | None = None
     oks_detection: float = float("nan")
     further: FurtherEvidence | None = None
+    warning: str = ""

@@ -75,8 +75,9 @@ class FitConfig:
     """Annealing on all points, from the best starts."""
     headings: tuple[str, ...] = ("front", "back", "left", "right")
     """Ways to face that are tried, out of starts.HEADINGS."""
-    given_starts: Literal["alone", "compete"] = "alone"
-    """Where a person comes with a start: alone replaces the headings, compete adds to them."""
+    given_starts: Literal["auto", "alone", "compete"] = "auto"
+    """Where a person comes with a start: alone replaces the headings, compete adds to them. auto is
+    compete for what a network said (--init lifter, regressor:FILE), else alone."""
     same_m: float = 0.1
     """Starts whose points have come this close to each other (metres, RMS) go on as one."""
     hopeless_coarse: float = 15.0

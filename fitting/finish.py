@@ -71,13 +71,24 @@ def _rows_to_draw(
             yield row
 
 
-def write_summary(store: FitStore, info: "RunInfo") -> Path:
-    """Print the table of the whole run on stdout, write report.html and return its path."""
+def write_summary(store: FitStore, info: "RunInfo", tally: Tally) -> Path:
+    """Print the table of the whole run on stdout, write report.html and return its path.
+
+    Args:
+        store: Of the rows.
+        info: Of the run.
+        tally: Of this invocation; what went wrong beside the rows is told from it.
+    """
     from fitting.report import write_report
     from fitting.statistics import read_numbers, text_table
 
     numbers = read_numbers(store, info.run_id)
-    sys.stdout.write(text_table(numbers, info.body_is_open) + "\n")
+    warned = ()
+    if tally.warnings:
+        reason, _ = tally.warnings.most_common(1)[0]
+        remark = f"labelled photos, now; their labels are used alone. Mostly: {reason[:70]}"
+        warned = (("detector failed", str(tally.warnings.total()), "", "", remark),)
+    sys.stdout.write(text_table(numbers, info.body_is_open, warned) + "\n")
     return write_report(store, info.run_id, numbers)
 
 
@@ -97,6 +108,7 @@ def write_last_line(
     line = tally.counts() | {
         "outcome": outcome,
         "failed_by": {k: n for k, n in sorted(tally.by_status.items()) if k != "ok"},
+        "detector_failed": tally.warnings.total(),
         "seconds": round(seconds, 2),
         "run_id": run_id,
         "out": str(store.root),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from curation.samples import FurtherEvidence
-from fitting.records import FitTarget, View
+from fitting.records import FitTarget
 
 __all__ = ["with_further"]
 
@@ -14,14 +14,10 @@ def with_further(target: FitTarget, further: FurtherEvidence) -> FitTarget:
     Points lie where the conventions of the photo's keypoints have them, then those of the rest. A
     person whose views are calibrated has no unknown focal length.
     """
-    views = tuple(
-        View(v.keypoints_2d, v.focal_px, v.center_px, v.rotation, v.translation)
-        for v in further.views
-    )
     return replace(
         target,
-        views=views,
-        focal_sd=0.0 if views else target.focal_sd,
+        views=further.views,
+        focal_sd=0.0 if further.views else target.focal_sd,
         keypoints_3d=further.keypoints_3d,
         frame_3d=further.frame_3d,
         conventions=tuple(dict.fromkeys((*target.conventions, *further.conventions))),

@@ -55,6 +55,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     by_status: Counter = field(default_factory=Counter)
+    warnings: Counter = field(default_factory=Counter)
     solve_s: float = 0.0
 
     def add(self, row: dict[str, Any]) -> None:
@@ -215,6 +216,8 @@ class FitLoop:
                 self._solve()
         image.rows.append(None)
         place = len(image.rows) - 1
+        if observation.warning and place == 0:  # once a photo
+            self.tally.warnings[observation.warning] += 1
         if observation.status == "ok":
             self._batch.append((observation, image, place))
             if self.masks is not None:

@@ -9,29 +9,8 @@ import numpy as np
 
 from bodymodel.keypoints import FIT_KEYPOINTS
 from bodymodel.spec import PARTS
+from curation.samples import View
 from fitting.masks import MaskField
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A further calibrated photo of the same person at the same moment.
-
-    A point p of the first camera's frame is at ``rotation @ p + translation`` in this one's. From
-    world-to-camera matrices: R = R_view R_first^T, t = t_view - R t_first.
-
-    Attributes:
-        keypoints_2d: (145, 3), as FitTarget's.
-        focal_px: Focal length in pixels.
-        center_px: (2,) principal point.
-        rotation: (3, 3).
-        translation: (3,) metres.
-    """
-
-    keypoints_2d: np.ndarray
-    focal_px: float
-    center_px: np.ndarray
-    rotation: np.ndarray
-    translation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

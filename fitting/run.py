@@ -274,7 +274,7 @@ def _fit(job: _Job) -> int:
                     rooms.draw, loop.should_stop,
                 )  # fmt: skip
             if stop.signal is None:
-                report = write_summary(store, job.info)
+                report = write_summary(store, job.info, loop.tally)
             else:
                 outcome = "interrupted"
         finally:
@@ -474,9 +474,11 @@ def _resolve(config: RunConfig) -> RunConfig:
         config = replace(config, init="lifter" if config.solver == "fast" else "keypoints")
     if config.init == "mean":
         config = replace(config, fit=replace(config.fit, headings=("front",)))
-    if config.init == "lifter" or config.init.startswith("regressor:"):
+    if config.fit.given_starts == "auto":
         # a network can only help: what it says competes with the headings
-        config = replace(config, fit=replace(config.fit, given_starts="compete"))
+        is_network = config.init == "lifter" or config.init.startswith("regressor:")
+        way = "compete" if is_network else "alone"
+        config = replace(config, fit=replace(config.fit, given_starts=way))
     way = config.interpenetration
     config = replace(
         config,

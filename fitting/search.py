@@ -89,9 +89,9 @@ def search_answers(prepared: PreparedBody, targets: Sequence[FitTarget]) -> Sear
     """Find the answers of each person that compete in the end."""
     config, layout = prepared.config, prepared.layout
     known = gather(prepared, targets)
-    found, tried, trusted = _settle_starts(prepared, targets, known)
     # All starts are compared by one energy, so that the margin between them means something.
     common = stage_energy(prepared, prepared.coarse, config.flip, known.coarse, known.coarse_terms)
+    found, tried, trusted = _settle_starts(prepared, targets, known, common)
     found = measure(common, found)
     measured = found.energy.gather(1, found.same_as)
     found = _thin(prepared, found, config.hopeless_fine)
@@ -120,9 +120,15 @@ def _thin(prepared: PreparedBody, candidates: Candidates, factor: float) -> Cand
 
 
 def _settle_starts(
-    prepared: PreparedBody, targets: Sequence[FitTarget], known: Gathered
+    prepared: PreparedBody, targets: Sequence[FitTarget], known: Gathered, common: Energy
 ) -> tuple[Candidates, Tensor, Tensor]:
     """Anneal from the headings, and come close from given starts, by the body's points.
+
+    Args:
+        prepared: The body.
+        targets: B persons.
+        known: What is known of them.
+        common: The energy that all starts are compared by.
 
     Returns:
         Candidates (B, len(START_NAMES)), the given ones last; which of them were tried, of that
@@ -134,7 +140,7 @@ def _settle_starts(
     if any(has_extra(target) for target in targets):
         x = start_from_points(x, targets, prepared.coarse, layout, prepared.prior, config)
     states, has_given = _given(layout, targets, x[:, 0])
-    trusted = has_given.any(1) & (config.given_starts == "alone")
+    trusted = has_given.any(1) & (config.given_starts != "compete")
     named = torch.tensor([n in config.headings for n, _ in HEADINGS], device=device)
     is_open = named & ~trusted[:, None]
     rigid = stage_energy(prepared, prepared.coarse, config.coarse[0], coarse, seen)
@@ -147,7 +153,6 @@ def _settle_starts(
         found = _thin(prepared, found, config.hopeless_coarse)
     given = settle(rigid, Candidates.at(states, has_given), _RIGID_ITERATIONS, config.tolerance)
     if config.given_starts == "compete":  # by the energy that it is compared by
-        common = stage_energy(prepared, prepared.coarse, config.flip, coarse, seen)
         given = settle(common, given, config.flip.iterations, config.tolerance)
     tried = torch.cat([is_open, has_given], 1)
     return found.joined(given), tried, trusted

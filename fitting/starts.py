@@ -6,6 +6,7 @@ leaves the wrong one. So each is tried.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -129,25 +130,59 @@ def _spread(points: Tensor, weight: Tensor) -> Tensor:
 def image_roll(sliced: SlicedBody, evidence: Evidence) -> Tensor:
     """(B,) radians by which the person's trunk is turned in the image; 0 is head up.
 
-    From hips to shoulders, or from shoulders to the head where no hip is seen.
+    From hips to shoulders of the sides of which both are seen; else from both shoulders to the
+    head; else as the face is turned. A shoulder alone says nothing: it is beside the head.
     """
     names = {name: i for i, name in enumerate(sliced.points)}
 
     def middle(*wanted: str) -> tuple[Tensor, Tensor]:
+        """Return the mean of those that are seen, (B, 2), and how many they are, (B,)."""
         ids = [names[n] for n in wanted if n in names]
-        weight = evidence.weights[:, ids]
-        total = weight.sum(1)
-        point = (weight[..., None] * evidence.points_px[:, ids]).sum(1)
-        return point / total.clamp_min(1e-9)[:, None], total > 0
+        seen = (evidence.weights[:, ids] > 0).to(evidence.points_px)
+        total = seen.sum(1)
+        point = (seen[..., None] * evidence.points_px[:, ids]).sum(1)
+        return point / total.clamp_min(1)[:, None], total
 
-    hips, has_hips = middle("left_hip", "right_hip", "pelvis")
-    shoulders, has_shoulders = middle("left_shoulder", "right_shoulder", "neck")
+    def line(low: str, high: str) -> tuple[Tensor, Tensor]:
+        """Return the vector from one point to another, and whether both are seen, (B, 1)."""
+        (start, has_start), (end, has_end) = middle(low), middle(high)
+        return end - start, (has_start * has_end > 0)[:, None]
+
+    trunk, sides = torch.zeros_like(evidence.center_px), 0.0
+    for pair in (
+        ("left_hip", "left_shoulder"),
+        ("right_hip", "right_shoulder"),
+        ("pelvis", "neck"),
+    ):
+        up, is_seen = line(*pair)
+        trunk, sides = trunk + torch.where(is_seen, up, 0), sides + is_seen
+    left, has_left = middle("left_shoulder")
+    right, has_right = middle("right_shoulder")
+    neck, has_neck = middle("neck")
+    has_middle = (has_neck > 0) | (has_left * has_right > 0)
+    low = torch.where((has_neck > 0)[:, None], neck, (left + right) / 2)
     head, has_head = middle("nose", "left_ear", "right_ear", "head_top", "left_eye", "right_eye")
-    low = torch.where((has_hips & has_shoulders)[:, None], hips, shoulders)
-    high = torch.where((has_hips & has_shoulders)[:, None], shoulders, head)
-    known = has_shoulders & (has_hips | has_head)
-    up = torch.where(known[:, None], high - low, up_default(low))
+    has_neck_line = (has_middle & (has_head > 0))[:, None]
+    face, has_face = _up_of_face(line)
+    up = torch.where(has_face, face, up_default(trunk))
+    up = torch.where(has_neck_line, head - low, up)
+    up = torch.where(sides > 0, trunk, up)
     return torch.atan2(up[:, 0], -up[:, 1])
+
+
+def _up_of_face(line: Callable[[str, str], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(B, 2) the image's direction in which a face's forehead is, and (B, 1) if both eyes are seen.
+
+    Across the line of the eyes and from the nose to them: of a profile the first says little, of a
+    head that nods the second.
+    """
+    across, is_seen = line("right_eye", "left_eye")
+    from_nose = [line("nose", f"{side}_eye") for side in ("left", "right")]
+    is_seen = is_seen & from_nose[0][1] & from_nose[1][1]
+    rise = (from_nose[0][0] + from_nose[1][0]) / 2
+    upward = torch.stack([across[:, 1], -across[:, 0]], 1)
+    upward = upward * torch.where((upward * rise).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    return upward + rise, is_seen
 
 
 def up_default(like: Tensor) -> Tensor:

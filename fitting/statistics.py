@@ -1,7 +1,7 @@
 """The numbers of a whole run, from its stored rows, and the table of them. Torch-free."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,9 +190,11 @@ def _common_reason(numbers: RunNumbers, status: str) -> str:
     return f"mostly: {reasons.most_common(1)[0][0][:70]}" if reasons else ""
 
 
-def text_table(numbers: RunNumbers, body_is_open: bool) -> str:
-    """Return the table for a terminal."""
-    rows = [("", "count", "median", "90 %", ""), *summary_rows(numbers)]
+def text_table(
+    numbers: RunNumbers, body_is_open: bool, further: Sequence[tuple[str, ...]] = ()
+) -> str:
+    """Return the table for a terminal; ``further`` are lines as of summary_rows to end it with."""
+    rows = [("", "count", "median", "90 %", ""), *summary_rows(numbers), *further]
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     lines = []
     for what, count, median, high, remark in rows:

@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(config: PredictConfig) -> int:
     """Predict as configured; return the exit status."""
     from bodymodel.files import load_body
+    from curation.file_stems import FolderStems
     from curation.progress import Progress
     from curation.run_writer import RunWriter
     from curation.stopping import StopSignals
@@ -116,6 +117,7 @@ def predict(config: PredictConfig) -> int:
     store = FitStore(config.out or config.data / "fits")
     maker = PredictedRows(info, body, device, config.focal_px, regressor.needs_keypoints)
     counts = Counter(people=0, nobody=0, photos=0)
+    stem_of = FolderStems(config.data)
     if config.glb:
         claim_glbs(config.glb, info.run_id)
     began = time.monotonic()
@@ -127,7 +129,7 @@ def predict(config: PredictConfig) -> int:
                 rows = maker.rows(answered, [p for p in some if p.status != "ok"])
                 writer.write(rows)
                 if config.glb:
-                    write_glbs(rows, config.glb, body)
+                    write_glbs(rows, config.glb, body, stem_of)
                 found, photos = len(answered.people), len({p.image_id for p in some})
                 counts.update(people=found, nobody=len(rows) - found, photos=photos)
                 progress.add(photos, found)
@@ -137,7 +139,7 @@ def predict(config: PredictConfig) -> int:
         outcome = "complete" if stop.signal is None else "interrupted"
         writer.finish(outcome, counts)
     if config.glb:  # those of rows that an earlier, interrupted call wrote
-        complete_glbs(store, info.run_id, config.glb, body)
+        complete_glbs(store, info.run_id, config.glb, body, stem_of)
     draw_overlays(store, info.run_id, body, config.data, config.overlays)
     if config.video and outcome == "complete":
         write_film(store, info.run_id, body, config.data, config.video, config.fps)

@@ -5,7 +5,7 @@ as one that ran through, and memory does not grow with the number of people.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ _TO_VIEWER = np.array([1.0, -1.0, -1.0])  # glTF's axes: y up, z to the viewer
 
 
 def write_glbs(
-    rows: Iterable[Mapping[str, Any]], folder: Path, body: BodyData, only_missing: bool = False
+    rows: Iterable[Mapping[str, Any]],
+    folder: Path,
+    body: BodyData,
+    stem_of: Callable[[str], str],
+    only_missing: bool = False,
 ) -> int:
     """Write a mesh for each row that has a fit; return how many.
 
@@ -37,14 +41,14 @@ def write_glbs(
         rows: With image_path, person_index, has_fit and the parameters.
         folder: Where ``<image path>_<person>.glb`` goes.
         body: The rows'.
+        stem_of: What the image path becomes in it (curation.file_stems.FolderStems).
         only_missing: Leave those alone that are there.
     """
     from curation.formats.meshes import glb_bytes
 
     count = 0
     for row in rows:
-        stem = Path(row["image_path"]).with_suffix("").as_posix()
-        path = folder / f"{stem}_{row['person_index']}.glb"
+        path = folder / f"{stem_of(row['image_path'])}_{row['person_index']}.glb"
         if not row["has_fit"] or (only_missing and path.exists()):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,9 @@ def claim_glbs(folder: Path, run_id: str) -> None:
         (folder / "run.txt").write_text(run_id + "\n", encoding="utf-8")
 
 
-def complete_glbs(store: FitStore, run_id: str, folder: Path, body: BodyData) -> int:
+def complete_glbs(
+    store: FitStore, run_id: str, folder: Path, body: BodyData, stem_of: Callable[[str], str]
+) -> int:
     """Write the meshes of a run that its folder lacks; return how many.
 
     Where ``run.txt`` does not say that what is there is this run's, all are written anew.
@@ -73,7 +79,7 @@ def complete_glbs(store: FitStore, run_id: str, folder: Path, body: BodyData) ->
     if not is_ours:
         note.unlink(missing_ok=True)
     rows = store.iter_rows([*_PLACE, *PARAMETERS], run_id)
-    count = write_glbs(rows, folder, body, only_missing=is_ours)
+    count = write_glbs(rows, folder, body, stem_of, only_missing=is_ours)
     note.write_text(run_id + "\n", encoding="utf-8")
     return count
 

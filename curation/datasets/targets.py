@@ -34,8 +34,8 @@ from curation.samples import (
     KeypointSource,
     KnownCamera,
     LabelledPerson,
-    LabelledView,
     Sample,
+    View,
 )
 
 __all__ = ["TARGETS_FILE", "TargetsDataset"]
@@ -164,12 +164,12 @@ def _center(camera: KnownCamera) -> tuple[float, float]:
     return camera.center_px
 
 
-def _view(view: Mapping[str, Any], first: Mapping[str, Any], convention: str) -> LabelledView:
+def _view(view: Mapping[str, Any], first: Mapping[str, Any], convention: str) -> View:
     """Place a view in the frame of the first one."""
     camera = parse_camera(view)
     (turn, shift), (first_turn, first_shift) = _motion(view), _motion(first)
     rotation = turn @ first_turn.T
-    return LabelledView(
+    return View(
         as_fit(_points(view, convention, needed=True), convention),
         camera.focal_px,
         np.array(_center(camera)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from curation.file_stems import unique_stems
 from curation.formats.fits import (
     Fits,
     FormatError,
@@ -53,8 +54,9 @@ def write_amass(fits: Fits, folder: Path, poser: Poser) -> None:
     orient, transl = _turned(dict(fits.params), _TO_WORLD, roots)
     poses = fits.full_pose.reshape(len(fits), 165).astype(np.float64)
     poses[:, :3] = orient
+    stems = unique_stems(fits.image_path)
     for row, (path, person) in enumerate(zip(fits.image_path, fits.person_index, strict=True)):
-        target = folder / f"{Path(path).with_suffix('').as_posix()}_{int(person)}.npz"
+        target = folder / f"{stems[path]}_{int(person)}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         betas = fits.params["betas"][row]
         pose = poses[row : row + 1]

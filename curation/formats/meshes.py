@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bodymodel.body import BodyData
+from curation.file_stems import unique_stems
 from curation.formats.fits import Fits
 from curation.formats.posing import Poser
 from curation.reproject import posed_vertices
@@ -95,8 +96,9 @@ def write_meshes(fits: Fits, folder: Path, body: BodyData, kind: str) -> None:
         FormatError: If the fits are of another body.
     """
     Poser(body).check(fits)
+    stems = unique_stems(fits.image_path)
     for row, (path, person) in enumerate(zip(fits.image_path, fits.person_index, strict=True)):
-        target = folder / f"{Path(path).with_suffix('').as_posix()}_{int(person)}.{kind}"
+        target = folder / f"{stems[path]}_{int(person)}.{kind}"
         target.parent.mkdir(parents=True, exist_ok=True)
         params = {name: values[row] for name, values in fits.params.items()}
         vertices = posed_vertices(body, params) * _TO_VIEWER

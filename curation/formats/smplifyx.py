@@ -14,6 +14,7 @@ import numpy as np
 
 from bodymodel.body import BodyData
 from bodymodel.pickles import load_model_pickle
+from curation.file_stems import unique_stems
 from curation.formats.fits import Fits, FormatError, new_fits
 from curation.schema import POSE_SHAPES
 
@@ -42,8 +43,9 @@ def write_smplifyx(fits: Fits, folder: Path, body: BodyData, num_pca: int = 12) 
         coefficients[name] = offset @ np.linalg.pinv(components)
         if len(fits):
             worst = max(worst, float(np.abs(coefficients[name] @ components - offset).max()))
+    stems = unique_stems(fits.image_path)
     for row, (path, person) in enumerate(zip(fits.image_path, fits.person_index, strict=True)):
-        target = folder / "results" / Path(path).with_suffix("") / f"{int(person):03d}.pkl"
+        target = folder / "results" / stems[path] / f"{int(person):03d}.pkl"
         target.parent.mkdir(parents=True, exist_ok=True)
         result = {
             "camera_rotation": np.eye(3, dtype=np.float32)[None],

@@ -252,7 +252,9 @@ def test_a_crash_is_a_row_and_spares_the_labels(pool, photo, caplog):
     pool.failure = "the detector's process was ended by SIGSEGV"
     seen = one(Sample("a.png", photo))
     assert (seen.status, seen.reason) == ("image_error", pool.failure)
+    assert not seen.warning
     seen = one(Sample("a.png", photo, (labelled("lsp14"),)))
+    assert seen.warning == pool.failure and not seen.reason
     assert seen.status == "ok" and sources(seen) == {0, KeypointSource.ANNOTATION}
     assert "SIGSEGV" in caplog.text
 

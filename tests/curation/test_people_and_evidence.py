@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 
 from bodymodel.keypoints import CONVENTIONS, FIT_KEYPOINTS, Keypoints2D, convert_keypoints
 from bodymodel.spec import keypoint_part, mirror_name
-from curation.evidence import add_detection, from_detection, from_labels, is_complete
+from curation.evidence import (
+    HIPS_ALONE,
+    LEG_SEEN,
+    add_detection,
+    from_detection,
+    from_labels,
+    is_complete,
+)
 from curation.holistic import CONVENTION, Detection
 from curation.people import LIMBS, as_fit, body_gap, keypoint_box, known_names
 from curation.samples import KeypointSource, LabelledPerson
@@ -225,3 +232,56 @@ def test_a_detection_alone_is_all_the_detectors():
     assert set(evidence.source[present]) == {KeypointSource.MEDIAPIPE}
     empty = labels(points=np.zeros((14, 3)))
     assert np.array_equal(add_detection(empty, detection()).points, evidence.points)
+
+
+# --- legs that are out of the picture, or behind a table ------------------------------------------
+
+
+def seen_with(legs, hips=0.98):
+    """What is made of a detection whose legs have this confidence."""
+    points = points_in(CONVENTION)
+    for i, name in enumerate(CONVENTIONS[CONVENTION]):
+        if name.endswith(("_knee", "_ankle", "_heel", "_big_toe", "_small_toe", "foot_index")):
+            points[i, 2] = legs
+        elif name.endswith("_hip"):
+            points[i, 2] = hips
+    return from_detection(detection(points))
+
+
+def test_legs_that_the_detector_guesses_do_not_count_and_hips_count_less():
+    assert LEG_SEEN < 0.6
+    seen, guessed = seen_with(0.6), seen_with(0.4)
+    for side in ("left", "right"):
+        for name in ("knee", "ankle", "heel", "big_toe"):
+            place = INDEX[f"{side}_{name}"]
+            assert seen.points[place, 2] == pytest.approx(0.6)
+            assert guessed.points[place, 2] == 0 and guessed.source[place] == KeypointSource.NONE
+        hip = INDEX[f"{side}_hip"]
+        assert seen.points[hip, 2] == pytest.approx(0.98)
+        assert guessed.points[hip, 2] == pytest.approx(0.98 * HIPS_ALONE)
+    others = [
+        i for n, i in INDEX.items() if not n.endswith(("hip", "knee", "ankle", "heel", "toe"))
+    ]
+    np.testing.assert_array_equal(seen.points[others], guessed.points[others])
+
+
+def test_a_knee_and_an_ankle_are_enough_to_believe_in_the_hips():
+    hips = [INDEX["left_hip"], INDEX["right_hip"]]
+    for hidden, share in (
+        (("right_knee", "left_ankle"), 1),
+        (("left_ankle", "right_ankle"), HIPS_ALONE),
+        (("left_knee", "right_knee"), HIPS_ALONE),
+    ):
+        points = points_in(CONVENTION)
+        for name in hidden:
+            points[CONVENTIONS[CONVENTION].index(name), 2] = 0.1
+        seen = from_detection(detection(points))
+        assert not seen.points[[INDEX[name] for name in hidden], 2].any()
+        np.testing.assert_allclose(seen.points[hips, 2], 0.9 * share, rtol=1e-6)
+
+
+def test_labelled_legs_count_whatever_their_confidence():
+    points = points_in("coco17", confidence=0.2)
+    found = labels("coco17", points).points
+    assert found[INDEX["left_knee"], 2] == pytest.approx(0.2)
+    assert found[INDEX["left_hip"], 2] == pytest.approx(0.2)

@@ -46,6 +46,14 @@ def test_lines_without_a_terminal(monkeypatch, caplog):
     assert caplog.messages == ["10/40 photos, 0.5 persons/s, 5:00 left"]
 
 
+def test_photos_of_nobody_tell_no_rate(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_EVERY_S", -1.0)
+    stand_in(monkeypatch, io.StringIO())
+    with caplog.at_level(logging.INFO, "curation.progress"), Progress(40) as line:
+        line.add(1, 0)
+    assert caplog.messages == ["1/40 photos"]
+
+
 def test_things_without_pieces_and_without_an_end(monkeypatch, caplog):
     monkeypatch.setattr(progress, "_EVERY_S", -1.0)
     stand_in(monkeypatch, io.StringIO())

@@ -8,11 +8,11 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from bodymodel.keypoints import FIT_KEYPOINTS
+from curation.samples import View
 from fitting.config import FitConfig
 from fitting.evidence import gather_points, stage_energy
 from fitting.extra import seen_terms
 from fitting.fit import Fitter
-from fitting.records import View
 from fitting.rigid import align
 from fitting.views import triangulate
 from tests.fitting.people import CENTER_PX, FOCAL_PX, make_people

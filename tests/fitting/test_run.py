@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
+from curation.cli import parse_command_line
 from curation.store import FitStore
 from fitting.config import FitConfig
 from fitting.loop import in_shard
+from fitting.run import RunConfig, _resolve
 from tests.fitting.fakes import FakeDataset, FakeFitter, fake_observe, fake_rooms, main
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,31 @@ def test_every_photo_has_a_row_and_a_second_run_adds_none(data, capsys):
     assert second["skipped"] == 40
     assert second["fitted"] == second["failed"] == second["images"] == 0
     assert_same_rows(all_rows(data / "fits"), rows)
+
+
+def test_a_detector_that_fails_on_labelled_photos_is_told_at_the_end(data, capsys):
+    def observe(samples, **settings):
+        for seen in fake_observe(samples, **settings):
+            yield replace(seen, warning="it fell over" if seen.image_id < "images/0003" else "")
+
+    assert run(data, observe=observe) == 0
+    *table, last = capsys.readouterr().out.strip().splitlines()
+    assert json.loads(last)["detector_failed"] == 3
+    line = next(line for line in table if line.startswith("detector failed"))
+    assert " 3 " in line and "it fell over" in line
+    assert run(data) == 0
+    assert "detector failed" not in capsys.readouterr().out
+
+
+def test_given_starts_do_what_they_are_told(data):
+    for flags, way in (
+        ((), "compete"),
+        (("--init", "keypoints"), "alone"),
+        (("--init", "lifter", "--fit.given-starts", "alone"), "alone"),
+        (("--init", "keypoints", "--fit.given-starts", "compete"), "compete"),
+    ):
+        config = _resolve(parse_command_line(RunConfig, [str(data), *flags], "run", ""))
+        assert config.fit.given_starts == way, flags
 
 
 def test_a_result_does_not_depend_on_the_batch(data, tmp_path):
