@@ -4,7 +4,7 @@ What is written takes a window of the photo and two maps, and gives the whole an
 the crops of hands and head itself, out of the window, so there is no network for crops alone to
 write. The end of the name says what it becomes: .ts (TorchScript: C++, old and new PyTorch), .pt2
 (torch.export, which PyTorch recommends now) or .onnx. It is checked against the model before it
-gets its name.
+gets its name. OUT.safetensors becomes weights for this package in half precision, half as large.
 """
 
 import json
@@ -36,8 +36,10 @@ class ExportConfig:
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """Weights of regressor.train."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.ts|OUT.pt2|OUT.onnx")]
-    """The file to write."""
+    out: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.ts|.pt2|.onnx|.safetensors")
+    ]
+    """The file to write: .ts, .pt2, .onnx or .safetensors."""
     body: str = "open"
     """The body of the weights: open, or your own SMPL-X model."""
     seed: int = 0
@@ -69,8 +71,8 @@ def export(config: ExportConfig) -> int:
     """Export as configured; return the exit status."""
     writers = {".ts": _torchscript, ".pt2": _torch_export, ".onnx": _onnx}
     kind = config.out.suffix
-    if kind not in writers:
-        raise UsageError(f"{config.out} must end in one of {', '.join(writers)}")
+    if kind not in (*writers, ".safetensors"):
+        raise UsageError(f"{config.out} must end in one of {', '.join(writers)}, .safetensors")
     if kind == ".onnx":
         _require_onnx()
     if not config.checkpoint.is_file():
@@ -79,13 +81,17 @@ def export(config: ExportConfig) -> int:
     import torch
 
     from bodymodel.files import load_body
-    from regressor.checkpoints import load_model
+    from regressor.checkpoints import load_model, save_checkpoint
 
     body = load_body(config.body)
     try:
         model, checkpoint = load_model(body, config.checkpoint)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if kind == ".safetensors":
+        save_checkpoint(config.out, model, body.sha256, checkpoint.notes, half=True)
+        print(json.dumps({"export": "done", "out": str(config.out)}))  # noqa: T201
+        return 0
     unit = as_unit(model)
     about = _about(model, checkpoint)
     config.out.parent.mkdir(parents=True, exist_ok=True)

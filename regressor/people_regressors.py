@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from bodymodel.body import BodyData
+from bodymodel.params import BodyParams
 from curation.images import ImageError, read_image
 from curation.people import keypoint_box
 from curation.samples import PersonObservation
@@ -131,14 +132,11 @@ class KeypointRegressor:
         """Answer for people with keypoints."""
         enough, refused = [], []
         for person in people:
-            seen = person.keypoints_2d[POINTS_IN_FIT, 2] >= MIN_CONFIDENCE
-            if seen.sum() >= MIN_POINTS:
+            seen = _points_seen(person)
+            if seen >= MIN_POINTS:
                 enough.append(_with_box(person))
                 continue
-            reason = (
-                f"{int(seen.sum())} of the points that the lifter knows are seen, "
-                f"it needs {MIN_POINTS}"
-            )
+            reason = f"{seen} of the points that the lifter knows are seen, it needs {MIN_POINTS}"
             refused.append(replace(person, status="too_few_keypoints", reason=reason))
         if not enough:
             return _nothing(refused)
@@ -146,31 +144,45 @@ class KeypointRegressor:
         focal = torch.tensor([c.focal_px for c in cameras], dtype=torch.float32)
         center = torch.tensor([c.center_px for c in cameras], dtype=torch.float32)
         points = torch.as_tensor(np.stack([p.keypoints_2d for p in enough])).float()
-        nothing = np.full((points.shape[1], 3), np.nan, np.float32)
-        guesses = [nothing if p.world_points is None else p.world_points for p in enough]
-        world = torch.as_tensor(np.stack(guesses)).float()
         answers = self._lifter.answers(points, focal, center)
-        # points of different conventions lie in different places of the body
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for k, person in enumerate(enough):
-            groups.setdefault(person.conventions, []).append(k)
-        params: dict[str, np.ndarray] = {}
-        for conventions, rows in groups.items():
-            index = torch.tensor(rows, device=answers.scores.device)
-            mine = answers.params.map(lambda x, index=index: x[index])
-            aligned = self._aligner(
-                mine, answers.scores[index], points[rows], focal[rows], center[rows], conventions,
-                world[rows],
-            )  # fmt: skip
-            for name, values in aligned.params.numpy().items():
-                if name not in params:
-                    params[name] = np.zeros((len(enough), *values.shape[1:]), np.float32)
-                params[name][rows] = values
+        params = _aligned(self._aligner, answers.params, answers.scores, enough, focal, center)
         return Answered(tuple(enough), params, focal.numpy(), center.numpy(), tuple(refused))
 
 
+def _aligned(
+    aligner: Aligner,
+    answers: BodyParams,
+    scores: torch.Tensor,
+    people: Sequence[PersonObservation],
+    focal_px: torch.Tensor,
+    center_px: torch.Tensor,
+) -> dict[str, np.ndarray]:
+    """Bring answers (B, K) with scores (B, K) onto people's keypoints; parameters by name."""
+    points = torch.as_tensor(np.stack([p.keypoints_2d for p in people])).float()
+    nothing = np.full((points.shape[1], 3), np.nan, np.float32)
+    guesses = [nothing if p.world_points is None else p.world_points for p in people]
+    world = torch.as_tensor(np.stack(guesses)).float()
+    # points of different conventions lie in different places of the body
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for k, person in enumerate(people):
+        groups.setdefault(person.conventions, []).append(k)
+    params: dict[str, np.ndarray] = {}
+    for conventions, rows in groups.items():
+        index = torch.tensor(rows, device=scores.device)
+        mine = answers.map(lambda x, index=index: x[index])
+        aligned = aligner(
+            mine, scores[index], points[rows], focal_px[rows], center_px[rows], conventions,
+            world[rows],
+        )  # fmt: skip
+        for name, values in aligned.params.numpy().items():
+            if name not in params:
+                params[name] = np.zeros((len(people), *values.shape[1:]), np.float32)
+            params[name][rows] = values
+    return params
+
+
 class PhotoRegressor:
-    """A network that looks at the pictures.
+    """A network that looks at the pictures; where there are keypoints, its bodies go onto them.
 
     Args:
         body: Of the weights.
@@ -178,6 +190,7 @@ class PhotoRegressor:
         photos: Directory that the photos' names are relative to.
         device: Where it runs.
         focal_px: The user's focal length, None for none.
+        align: Whether keypoints count, or nothing but the pixels.
 
     Raises:
         ValueError: If the weights cannot be used with this body.
@@ -194,8 +207,11 @@ class PhotoRegressor:
         photos: Path,
         device: torch.device | str = "cpu",
         focal_px: float | None = None,
+        align: bool = True,
     ) -> None:
-        self.digest = _digest(weights.read_bytes())
+        config = AlignConfig()
+        self.digest = _digest(weights.read_bytes(), repr(config if align else "").encode())
+        self._aligner = Aligner(body, config, device) if align else None
         self._predictor = Predictor(load_model(body, weights, device)[0], body)
         self._photos = photos
         self._focal_px = focal_px
@@ -226,10 +242,38 @@ class PhotoRegressor:
         if not shown:
             return _nothing(refused)
         found = self._predictor(boxes)
-        return Answered(
-            tuple(shown), found.params.numpy(), found.focal_px.cpu().numpy(),
-            found.center_px.cpu().numpy(), tuple(refused),
-        )  # fmt: skip
+        focal, center = found.focal_px.cpu(), found.center_px.cpu()
+        params = found.params.numpy()
+        if self._aligner is not None:
+            self._align(self._aligner, params, found.params, shown, focal, center)
+        return Answered(tuple(shown), params, focal.numpy(), center.numpy(), tuple(refused))
+
+    @staticmethod
+    def _align(
+        aligner: Aligner,
+        params: dict[str, np.ndarray],
+        seen: BodyParams,
+        people: Sequence[PersonObservation],
+        focal_px: torch.Tensor,
+        center_px: torch.Tensor,
+    ) -> None:
+        """Replace the parameters of those whose keypoints are enough to go by."""
+        rows = [k for k, p in enumerate(people) if _points_seen(p) >= MIN_POINTS]
+        if not rows:
+            return
+        index = torch.tensor(rows, device=seen.betas.device)
+        only = seen.map(lambda x: x[index][:, None])
+        scores = torch.zeros(len(rows), 1, device=seen.betas.device)
+        aligned = _aligned(
+            aligner, only, scores, [people[k] for k in rows], focal_px[rows], center_px[rows]
+        )
+        for name, values in aligned.items():
+            params[name][rows] = values
+
+
+def _points_seen(person: PersonObservation) -> int:
+    """Of those that the lifter knows."""
+    return int((person.keypoints_2d[POINTS_IN_FIT, 2] >= MIN_CONFIDENCE).sum())
 
 
 def _with_box(person: PersonObservation) -> PersonObservation:

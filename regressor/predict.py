@@ -42,6 +42,8 @@ class PredictConfig:
     checkpoint: Path | None = None
     """Weights of an image network, of regressor.train; "bundled" are those that come along.
     [bodies are lifted from keypoints alone]"""
+    align: bool = True
+    """Bring the image network's bodies onto the keypoints where there are any."""
     body: str = "open"
     """The body of the weights: open, or your own SMPL-X model."""
     boxes: Path | None = None
@@ -188,7 +190,7 @@ def _regressor(config: PredictConfig, body: "BodyData", device: str) -> "PeopleR
         return KeypointRegressor(body, device, config.focal_px)
     weights = weights_file(config.checkpoint)
     try:
-        return PhotoRegressor(body, weights, config.data, device, config.focal_px)
+        return PhotoRegressor(body, weights, config.data, device, config.focal_px, config.align)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

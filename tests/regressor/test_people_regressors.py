@@ -6,6 +6,7 @@ import torch
 
 from bodymodel.files import load_body
 from bodymodel.keypoints import FIT_KEYPOINTS
+from curation.reproject import posed_joints
 from curation.samples import KnownCamera, PersonObservation
 from regressor.checkpoints import save_checkpoint
 from regressor.expose import Expose, ExposeConfig
@@ -89,3 +90,35 @@ def test_whoever_cannot_be_looked_at_is_refused_with_a_reason(body, rendered, pe
     assert all(p.reason for p in found.refused)
     nobody = regressor([nowhere])
     assert not nobody.people and len(nobody.refused) == 1
+
+
+def test_what_the_network_sees_is_brought_onto_the_keypoints_there_are(body, rendered, tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "tiny.safetensors"
+    save_checkpoint(weights, Expose(body, ExposeConfig.tiny()), body.sha256, {})
+    photos = rendered[0].picture.path.parent
+    people = [
+        PersonObservation(
+            rendered[k].key, 0, "", 160, 160, keypoints_2d=rendered[k].keypoints_2d,
+            bbox_xyxy_px=np.array([10, 10, 150, 150], np.float32),
+        )
+        for k in range(3)
+    ]  # fmt: skip
+    people[1] = replace(people[1], keypoints_2d=np.zeros((len(FIT_KEYPOINTS), 3), np.float32))
+    plain, aligned = (
+        PhotoRegressor(body, weights, photos, align=align)(people) for align in (False, True)
+    )
+    assert len(aligned.people) == 3
+    np.testing.assert_array_equal(plain.focal_px, aligned.focal_px)
+    rows = [FIT_KEYPOINTS.index(n) for n in ("left_hip", "left_shoulder", "right_shoulder")]
+
+    def off(answered, k):
+        params = {name: values[k] for name, values in answered.params.items()}
+        joints = posed_joints(body, params)[rows]
+        pixels = answered.focal_px[k] * joints[:, :2] / joints[:, 2:] + answered.center_px[k]
+        return np.linalg.norm(pixels - people[k].keypoints_2d[rows, :2], axis=1).mean()
+
+    for k in (0, 2):
+        assert off(aligned, k) < 0.5 * off(plain, k)
+    for name, values in plain.params.items():
+        np.testing.assert_array_equal(aligned.params[name][1], values[1], err_msg=name)
