@@ -70,8 +70,8 @@ class RunConfig:
     fitted as a whole, with one shape, one focal length and smooth motion (the fast solver only)."""
     init: str = "auto"
     """Where fits start. keypoints: from four headings. lifter: from those and from what a small
-    network sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train):
-    likewise from what a network sees in the photo. mean: facing the camera only. fits:STORE: from
+    network sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train, or
+    regressor:bundled): likewise from what a network sees in the photo. mean: facing the camera only. fits:STORE: from
     the fits in that output folder (or STORE/data/run=ID), by keypoints where it has none of a
     person. auto: lifter; keypoints with --solver lbfgs."""
     device: str = "auto"
@@ -358,6 +358,7 @@ def _make_masks(config: RunConfig, workers: int) -> "MaskSource | None":
 
 def _make_starter(job: _Job, device: str) -> "Starter | None":
     from fitting.inits import lifter_starts, regressor_starts
+    from regressor.weights import weights_file
 
     init = job.config.init
     if init == "lifter":
@@ -365,7 +366,7 @@ def _make_starter(job: _Job, device: str) -> "Starter | None":
     if init.startswith("regressor:"):
         name = init.removeprefix("regressor:")
         try:
-            return regressor_starts(job.body, Path(name), device)
+            return regressor_starts(job.body, weights_file(name), device)
         except (ValueError, OSError) as error:
             raise UsageError(f"--init {init}: {error}") from None
     return job.starts_of_run
@@ -446,16 +447,17 @@ def _check_silhouette(config: RunConfig) -> None:
 
 def _check_init(config: RunConfig) -> None:
     from fitting.inits import INITS, fits_source
+    from regressor.weights import weights_file
 
     try:
         source = fits_source(config.init)
     except ValueError as error:
         raise UsageError(str(error)) from None
     name = config.init.removeprefix("regressor:")
-    if name != config.init and not Path(name).is_file():
+    if name != config.init and not weights_file(name).is_file():
         raise UsageError(
             f"--init {config.init}: there is no file {name}; train weights with python -m "
-            "regressor.train"
+            "regressor.train, or take those that come along (regressor:bundled)"
         )
     plain = config.init in ("auto", "keypoints", "lifter", "mean") or config.init.startswith(
         "regressor:"

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,8 +12,6 @@ from regressor.backbones import BackboneConfig
 from regressor.expose import Expose, ExposeConfig
 
 FORMAT = "pseudogt-expose-1"
-BUNDLED = "bundled"
-"""What the weights that come with the package are called where a file is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +82,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     config = _config(json.loads(metadata.pop("config")))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return Checkpoint(config, metadata.pop("body_sha256"), state, metadata)
-
-
-def weights_file(name: str | Path) -> Path:
-    """Return the file of weights: the package's own for "bundled", else the path itself."""
-    if str(name) != BUNDLED:
-        return Path(name)
-    return Path(str(resources.files("regressor") / "data" / "photos.safetensors"))
 
 
 def _config(values: dict) -> ExposeConfig:

@@ -152,7 +152,7 @@ def predict(config: PredictConfig) -> int:
 
 
 def _check(config: PredictConfig) -> None:
-    from regressor.checkpoints import weights_file
+    from regressor.weights import weights_file
 
     if not config.data.is_dir():
         raise UsageError(f"{config.data} is no directory; give the one that holds the photos")
@@ -183,8 +183,8 @@ def _device(name: str) -> str:
 
 
 def _regressor(config: PredictConfig, body: "BodyData", device: str) -> "PeopleRegressor":
-    from regressor.checkpoints import weights_file
     from regressor.people_regressors import KeypointRegressor, PhotoRegressor
+    from regressor.weights import weights_file
 
     if config.checkpoint is None:
         return KeypointRegressor(body, device, config.focal_px)

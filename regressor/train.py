@@ -256,7 +256,8 @@ def train(config: TrainConfig) -> int:
 
 def _start(config: TrainConfig, full: "ExposeConfig", body: "BodyData") -> "Checkpoint | None":
     """Return the weights that training starts from, or None for random ones."""
-    from regressor.checkpoints import BUNDLED, read_checkpoint, weights_file
+    from regressor.checkpoints import read_checkpoint
+    from regressor.weights import BUNDLED, weights_file
 
     if config.start is not None:
         if str(config.start) == "none":

@@ -25,10 +25,11 @@ from curation.decisions import Decision, DecisionStore, default_url
 from curation.store import FitStore
 from fitting.demo import main as make_demo
 from fitting.run import main as fit
-from regressor.checkpoints import BUNDLED, load_model, weights_file
+from regressor.checkpoints import load_model
 from regressor.figures import held_out_figures
 from regressor.synthetic import SyntheticConfig, SyntheticPeople, make_people
 from regressor.train import main as train
+from regressor.weights import BUNDLED, weights_file
 
 REVIEWER = "truth"
 
