@@ -71,9 +71,9 @@ class RunConfig:
     init: str = "auto"
     """Where fits start. keypoints: from four headings. lifter: from those and from what a small
     network sees in the keypoints; the best energy wins. regressor:FILE (of regressor.train, or
-    regressor:bundled): likewise from what a network sees in the photo. mean: facing the camera only. fits:STORE: from
-    the fits in that output folder (or STORE/data/run=ID), by keypoints where it has none of a
-    person. auto: lifter; keypoints with --solver lbfgs."""
+    regressor:bundled): likewise from what a network sees in the photo. mean: facing the camera
+    only. fits:STORE: from the fits in that output folder (or STORE/data/run=ID), by keypoints where
+    it has none of a person. auto: lifter; keypoints with --solver lbfgs."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto takes cuda when it is usable."""
     solver: Literal["fast", "lbfgs"] = "fast"
