@@ -32,6 +32,7 @@ _PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
 _FOCAL_PLANE_X_RESOLUTION, _FOCAL_PLANE_UNIT = 0xA20E, 0xA210
 _MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
+_CAMERA_RATIOS = (4 / 3, 3 / 2, 16 / 9)  # of the sides of what sensors see
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -118,7 +119,8 @@ def open_image(path: Path) -> ImageFile:
     Focal length: ``FocalLengthIn35mmFilm`` is by its definition (CIPA DCG-001) the one with the
     same *diagonal* angle of view, so ``f_px = f35 / 43.27 * diagonal``. Without it,
     ``FocalLength`` times ``FocalPlaneXResolution``, scaled by the present width over the width
-    when taken. A photo whose sides' ratio is not the one it was taken with has been cropped: NaN.
+    when taken. A photo whose sides' ratio is not the one it was taken with, or no camera's, has
+    been cropped (software that crops often writes the new size into the tags): NaN.
 
     Raises:
         ImageError: If the file is not a whole image that this module can read.
@@ -259,6 +261,9 @@ def _exif_focal_px(exif: Image.Exif, width: int, height: int) -> float:
             return math.nan
         return value if math.isfinite(value) and value > 0 else math.nan
 
+    ratio = max(width, height) / min(width, height)
+    if min(abs(math.log(ratio / camera)) for camera in _CAMERA_RATIOS) > 0.03:
+        return math.nan
     taken_width, taken_height = number(_PIXEL_X), number(_PIXEL_Y)
     if math.isfinite(taken_width) and math.isfinite(taken_height):
         # Software that rotates the pixels often leaves the tags of the unrotated photo.

@@ -284,14 +284,18 @@ class FitLoop:
 
     def _collect(self) -> None:
         """Move the rows of photos that are done to the part that is written next, in order."""
+        photos = people = 0
         while self._under_way:
             image_id, image = next(iter(self._under_way.items()))
             if not image.is_done:
-                return
+                break
             del self._under_way[image_id]
             self._finished.extend(row for row in image.rows if row is not None)
-            self.tally.images += 1
-            self.progress.add(1, sum(row["has_fit"] for row in image.rows if row is not None))
+            photos += 1
+            people += sum(row["has_fit"] for row in image.rows if row is not None)
+        if photos:  # all at once: the first of a batch would tell a poor rate
+            self.tally.images += photos
+            self.progress.add(photos, people)
 
     def _close_before(self, next_image: _Image | None) -> None:
         """Note that the photos before this one, or all, have no further people."""

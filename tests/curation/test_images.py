@@ -323,6 +323,20 @@ def test_no_focal_length_where_exif_does_not_tell(tmp_path, tags):
     assert math.isnan(focal_of(tmp_path, (300, 200), tags))
 
 
+@pytest.mark.parametrize("size", [(313, 600), (455, 568), (300, 300), (485, 1102)])
+def test_a_crop_whose_tags_were_rewritten_has_no_focal_length(tmp_path, size):
+    """Photoshop writes the size of the crop, and leaves the resolution of the sensor."""
+    sensor = {FOCAL_LENGTH: 200.0, 0xA20E: 3849.2, 0xA210: 2, PIXEL_X: size[0], PIXEL_Y: size[1]}
+    assert math.isnan(focal_of(tmp_path, size, sensor))
+    assert math.isnan(focal_of(tmp_path, size, {FOCAL_LENGTH_35MM: 50}))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (300, 225), (320, 180), (180, 320), (301, 199)])
+def test_the_sides_of_sensors_are_believed(tmp_path, size):
+    wanted = 50 / math.hypot(36, 24) * math.hypot(*size)
+    assert focal_of(tmp_path, size, {FOCAL_LENGTH_35MM: 50}) == pytest.approx(wanted)
+
+
 def test_broken_exif_does_not_matter(tmp_path, picture):
     data = jpeg_bytes(picture)
     junk = b"Exif\0\0" + b"MM\0*\0\0\0\x08" + b"\xff" * 40
