@@ -212,6 +212,8 @@ def _per_frame(array: "np.ndarray | Rows", count: int, what: str) -> Rows:
         raise ClipError(f"{what} must be numbers, got {array.dtype}")
     if array.ndim == 1:
         array = array[None]
+    if array.ndim > 2 and len(array) == count:  # trackers: (N, 1, 3)
+        array = array.reshape(count, -1)
     if array.ndim != 2 or len(array) not in (1, count):
         raise ClipError(f"{what} must have one row or {count}, got {array.shape}")
     return Rows.repeated(array[0], count) if len(array) == 1 else Rows.of(array)
