@@ -187,9 +187,10 @@ def make_clip(
     for key, width in (("transl", 3), ("focal_px", 1), ("center_px", 2), ("to_camera", 12)):
         if key in arrays and arrays[key].shape[1] != width:
             raise ClipError(f"{name}: {key} must be (N, {width}), got {arrays[key].shape}")
-    if arrays["betas"].shape[1] > 10:  # AMASS has 16, most of them zero in some sets
-        used = max(np.flatnonzero(x.any(0)).max(initial=-1) for x in arrays["betas"].chunks())
-        arrays["betas"] = arrays["betas"].columns(0, max(10, 1 + int(used)))
+    for key in ("betas", "expression"):
+        if key in arrays and arrays[key].shape[1] > 10:  # AMASS has 16, often with zeros behind
+            used = max(np.flatnonzero(x.any(0)).max(initial=-1) for x in arrays[key].chunks())
+            arrays[key] = arrays[key].columns(0, max(10, 1 + int(used)))
     if "expression" in arrays and not arrays["expression"].shape[1]:
         del arrays["expression"]
     if labels and len(labels) != count:
