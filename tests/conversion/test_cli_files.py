@@ -294,8 +294,10 @@ def test_a_gender_without_a_file_is_told_once(tmp_path, capsys, log, smplx):
     (tmp_path / "in").mkdir()
     pose, betas, transl = smpl_people(2)
     for name in "ab":
-        np.savez(tmp_path / "in" / f"{name}.npz", poses=pose.reshape(2, 72), betas=betas, trans=transl,
-                 gender="female")  # fmt: skip
+        np.savez(
+            tmp_path / "in" / f"{name}.npz", poses=pose.reshape(2, 72), betas=betas, trans=transl,
+            gender="female",
+        )  # fmt: skip
     flags = (tmp_path / "in", "--from-models", "open", "--to-models", tmp_path / "models")
     status, line, _ = run(capsys, *flags, "--out", tmp_path / "out")
     assert status == 1 and line["bad_files"] == 2
