@@ -107,11 +107,21 @@
   }
 
   const outboxKey = () => `fit-review-outbox:${REVIEW.base}:${REVIEW.me.name}`;
-  function keepOutbox() {
-    try { localStorage.setItem(outboxKey(), JSON.stringify(REVIEW.outbox)); } catch { /* private window */ }
+  // One entry a decision: two tabs of one person must not write over each other's.
+  function keep(decision) {
+    try { localStorage.setItem(`${outboxKey()}:${decision.decision_id}`, JSON.stringify(decision)); } catch { /* private window */ }
+  }
+  function drop(decision) {
+    try { localStorage.removeItem(`${outboxKey()}:${decision.decision_id}`); } catch { /* private window */ }
   }
   function readOutbox() {
-    try { return JSON.parse(localStorage.getItem(outboxKey()) || "[]"); } catch { return []; }
+    const found = [];
+    try {
+      for (const name of Object.keys(localStorage)) {
+        if (name.startsWith(`${outboxKey()}:`)) found.push(JSON.parse(localStorage.getItem(name)));
+      }
+    } catch { /* private window */ }
+    return found.filter((d) => d && d.decision_id).sort((a, b) => (a.at || 0) - (b.at || 0));
   }
 
   /** Send what waits, in order; retry what the network loses; drop only what the server refuses. */
@@ -123,17 +133,18 @@
       const next = REVIEW.outbox[0];
       showSaving();
       try {
-        const answer = await ask("decide", next);
+        const { at, ...said } = next;
+        const answer = await ask("decide", said);
         REVIEW.problem = "";
         REVIEW.outbox.shift();
-        keepOutbox();
+        drop(next);
         merge(answer.items);
         wait = 500;
       } catch (failure) {
         if (failure.status === 401) break;
         if (failure.status >= 400 && failure.status < 500 && failure.status !== 429) {
           REVIEW.outbox.shift();
-          keepOutbox();
+          drop(next);
           toast(`Not taken: ${failure.message}`, "bad");
           await refill();
         } else {
@@ -422,10 +433,10 @@
       reasons: verdict === "accept" ? [] : [...draft.reasons],
       comment: draft.comment.trim(), seconds: Math.round(active) / 1000,
       guideline: REVIEW.me.guideline, revises: REVIEW.looking ? REVIEW.looking.row.decision_id : "",
-      mode: REVIEW.mode,
+      mode: REVIEW.mode, at: Date.now(),
     };
     REVIEW.outbox.push(decision);
-    keepOutbox();
+    keep(decision);
     REVIEW.decidedAt = now;
     REVIEW.flagsTouched = false;
     REVIEW.undoable.push(decision.decision_id);
@@ -884,7 +895,6 @@
       if ((event.key === "Escape" || event.key === "g") && !REVIEW.panel) afterGuide();
     });
     document.querySelector("#mesh-close")?.addEventListener("click", closeMesh);
-    window.addEventListener("beforeunload", keepOutbox);
     try {
       const { items } = await first.next;
       if (REVIEW.outbox.length) flush();
@@ -901,7 +911,14 @@
         el("button.rv-plain", { type: "button", onclick: () => openPanel("guide") }, "Read them"));
       REVIEW.ui.banner.hidden = false;
     }
-    setInterval(() => { if (!document.hidden && REVIEW.items.length) ask("next", { mode: REVIEW.mode }).then((a) => merge(a.items)).catch(() => {}); }, 240000);
+    // Leases are kept alive; a page without an item sees that there is something again.
+    let quiet = 0;
+    setInterval(() => {
+      quiet += 1;
+      if (document.hidden || REVIEW.tutorial || (REVIEW.items.length && quiet < 8)) return;
+      quiet = 0;
+      ask("next", { mode: REVIEW.mode }).then((a) => merge(a.items)).catch(() => {});
+    }, 30000);
   };
 
   // Asked for before Gradio has drawn its frame.
