@@ -315,8 +315,10 @@ async def _picture(review: Review, fit_id: str, name: str) -> Response:
         raise LeaseError("this fit is not in the store any more")
     path = await review.pictures.wait(item.run_id, fit_id, name, _WAIT_SECONDS)
     if path is None:
-        why = review.pictures.problem(fit_id) or "the picture is being drawn"
-        return JSONResponse({"error": why}, 503, {"retry-after": "2"})
+        why = review.pictures.problem(fit_id)
+        if why:
+            return JSONResponse({"error": why}, 410)
+        return JSONResponse({"error": "the picture is being drawn"}, 503, {"retry-after": "2"})
     if not path.stat().st_size:  # a part that the photo does not show
         return Response(status_code=404)
     # What lies at a name may be drawn anew, so the browser asks again after a while.

@@ -176,12 +176,26 @@
 
   const fileUrl = (item, name) => `${REVIEW.base}/api/file/${item.lease}/${name}`;
 
-  /** Load one picture; a picture that is still being drawn is asked for again. */
+  /** Why there will be no picture at an address; empty if there may be one later. */
+  async function whyNone(url) {
+    try {
+      const response = await fetch(url);
+      if (response.status !== 410 && response.status !== 404) return "";
+      return (await response.json().catch(() => ({}))).error || "there is none";
+    } catch { return ""; }
+  }
+
+  /** Load one picture; one that is still being drawn is asked for again. Gives why there is none. */
   function loadPicture(img, url, tries = 0) {
     return new Promise((done) => {
-      img.onload = () => img.decode().then(() => done(true), () => done(true));
-      img.onerror = () => {
-        if (tries >= 20 || !img.isConnected && tries > 3) { img.classList.add("missing"); done(false); return; }
+      img.onload = () => img.decode().then(() => done(""), () => done(""));
+      img.onerror = async () => {
+        const why = await whyNone(url);
+        if (why || tries >= 20 || !img.isConnected && tries > 3) {
+          img.classList.add("missing");
+          done(why || "it is not drawn yet");
+          return;
+        }
         setTimeout(() => loadPicture(img, `${url}${url.includes("?") ? "&" : "?"}try=${tries + 1}`, tries + 1).then(done), AHEAD_RETRY_MS);
       };
       img.src = url;
@@ -219,7 +233,14 @@
       loadPicture(thumb, fileUrl(item, `${view}.jpg`));
     }
     // The photo and the fit over it: with these somebody can judge; the zooms may come later.
-    stack.loaded = Promise.all(loads.slice(0, 2)).then(() => { stack.ready = true; });
+    stack.loaded = Promise.all(loads.slice(0, 2)).then((problems) => {
+      stack.ready = true;
+      const why = problems.find(Boolean);
+      if (!why) return;
+      // Without the fit nothing can be accepted; without the bare photo only holding Space is gone.
+      stack.blind = Boolean(problems[problems.length - 1]);
+      stack.node.append(el("p.rv-missing", {}, el("b", {}, stack.blind ? "There is no picture of this fit." : "The bare photo cannot be shown."), ` ${why}`));
+    });
     REVIEW.stacks.set(item.lease, stack);
     REVIEW.ui.frame.append(stack.node);
     return stack;
@@ -424,7 +445,9 @@
     const item = current();
     if (!item || REVIEW.ui.root.classList.contains("busy") || REVIEW.ui.root.classList.contains("dialog")) return;
     if (REVIEW.tutorial) { practise(verdict); return; }
-    if (!REVIEW.stacks.get(item.lease)?.ready) return;
+    const stack = REVIEW.stacks.get(item.lease);
+    if (!stack?.ready) return;
+    if (stack.blind && verdict === "accept") { toast("Nobody can accept what is not to be seen: reject it (image bad), or say unsure.", "bad"); return; }
     const now = performance.now();
     const active = clock.active + (clock.since ? now - clock.since : 0);
     const decision = {
@@ -878,6 +901,7 @@
     setTheme(REVIEW.me.settings.theme || "");
     build(root);
     REVIEW.outbox = readOutbox();
+    REVIEW.me.done_today += REVIEW.outbox.length;
     showSaving();
     const oldClose = closePanel;
     document.addEventListener("keydown", onKey);
