@@ -281,7 +281,9 @@ class PictureMaker:
         return [name for name in names if not self.path(run_id, fit_id, name).exists()]
 
     def problem(self, fit_id: str) -> str:
-        """Return why an item's files could not be made, empty if nothing is known."""
+        """Return why files that an item lacks cannot be made, empty if nothing is known."""
+        if not self._workers:
+            return "it is not drawn yet, and this server draws none (--workers 0)"
         since, problem = self._problems.get(fit_id, (0.0, ""))
         # A disk that was away may be back.
         return problem if time.monotonic() - since < _PROBLEM_SECONDS else ""

@@ -903,7 +903,6 @@
     REVIEW.outbox = readOutbox();
     REVIEW.me.done_today += REVIEW.outbox.length;
     showSaving();
-    const oldClose = closePanel;
     document.addEventListener("keydown", onKey);
     document.addEventListener("keyup", (event) => { if (event.key === " ") setBare(false); });
     window.addEventListener("blur", () => setBare(false));
@@ -912,13 +911,14 @@
       if (document.hidden) { if (clock.since) clock.active += performance.now() - clock.since; clock.since = 0; }
       else clock.since = performance.now();
     });
-    for (const node of document.querySelectorAll("#guide-close")) {
-      node.addEventListener("click", () => { oldClose(); afterGuide(); });
-    }
+    // On the document: Gradio may draw its buttons later than this, and anew.
+    document.addEventListener("click", (event) => {
+      if (event.target.closest?.("#guide-close")) { closePanel(); afterGuide(); }
+      if (event.target.closest?.("#mesh-close")) closeMesh();
+    });
     document.addEventListener("keyup", (event) => {
       if ((event.key === "Escape" || event.key === "g") && !REVIEW.panel) afterGuide();
     });
-    document.querySelector("#mesh-close")?.addEventListener("click", closeMesh);
     try {
       const { items } = await first.next;
       if (REVIEW.outbox.length) flush();
