@@ -320,7 +320,7 @@
     for (const [lease, stack] of REVIEW.stacks) stack.node.classList.toggle("on", Boolean(item) && lease === item.lease);
     if (REVIEW.tutorial && !item) return;
     if (!item) {
-      ui.emptyTitle.textContent = REVIEW.mode === "adjudicate" ? "No disagreements are waiting." : "Nothing is waiting for you.";
+      tellEmpty();
       ui.root.classList.remove("busy");
       return;
     }
@@ -344,6 +344,16 @@
         REVIEW.decidedAt = 0;
       }
     }));
+  }
+
+  /** Why there is no item: without a connection nobody knows what waits. */
+  function tellEmpty() {
+    const { ui } = REVIEW;
+    const isCut = REVIEW.outbox.length > 0 && REVIEW.problem;
+    ui.emptyTitle.textContent = isCut ? "No connection." :
+      REVIEW.mode === "adjudicate" ? "No disagreements are waiting." : "Nothing is waiting for you.";
+    ui.emptyText.textContent = isCut ? "What you decided is kept here and sent when the server answers; then more items come." :
+      "New items appear when others finish, or when more fits are made.";
   }
 
   function renderAll(item, stack) {
@@ -428,6 +438,7 @@
     ui.saved.textContent = problem ? `${count} kept here · no connection` : count ? `saving ${count}` : "saved";
     ui.saved.title = problem || "Decisions are kept in this browser until the server has them.";
     ui.count.textContent = `${REVIEW.me.done_today} today`;
+    tellEmpty();
   }
 
   let toastTimer = 0;
@@ -793,8 +804,8 @@
     ui.frame = el("div.rv-frame", { tabIndex: -1 });
     ui.viewName = el("span.rv-viewname");
     ui.emptyTitle = el("b");
-    ui.empty = el("div.rv-empty", {}, ui.emptyTitle,
-      el("p", {}, "New items appear when others finish, or when more fits are made."),
+    ui.emptyText = el("p");
+    ui.empty = el("div.rv-empty", {}, ui.emptyTitle, ui.emptyText,
       button("", "Look again", "rv-plain", () => refill()));
     ui.opacity = el("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": "Opacity of the fit",
       oninput: () => setOpacity(Number(ui.opacity.value) / 100) });
