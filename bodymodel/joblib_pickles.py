@@ -7,6 +7,7 @@ meshes that nobody asks for take no memory.
 """
 
 import gzip
+import math
 import pickle
 import tempfile
 import zlib
@@ -125,7 +126,7 @@ class _StreamUnpickler(pickle._Unpickler):
             self._stream.read(self._stream.read(1)[0])
         if min(shape, default=0) < 0:
             raise ValueError(f"an array of shape {shape}")
-        size, start = int(np.prod(shape, dtype=np.int64)) * kind.itemsize, self._stream.tell()
+        size, start = math.prod(shape) * kind.itemsize, self._stream.tell()
         end = self._stream.seek(0, 2)
         if start + size > end:
             raise ValueError("it is cut off")
