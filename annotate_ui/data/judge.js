@@ -769,7 +769,7 @@
   }
 
   function dialog(name, title, ...content) {
-    return el("div.rv-dialog", { hidden: true, role: "dialog", "aria-label": title, "aria-modal": "true" },
+    return el(`div.rv-dialog.rv-dialog-${name}`, { hidden: true, role: "dialog", "aria-label": title, "aria-modal": "true" },
       el("div.rv-card", {}, el("h2", {}, title), ...content));
   }
 
