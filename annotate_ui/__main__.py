@@ -144,7 +144,7 @@ def _serve(review, settings: Settings) -> None:
     import uvicorn
 
     from annotate_ui.app import make_app
-    from annotate_ui.retrain import Retrainer
+    from annotate_ui.retrain import Retrainer, StoreWatch
 
     app = make_app(review, settings.root_path)
     sys.stdout.write(
@@ -153,6 +153,7 @@ def _serve(review, settings: Settings) -> None:
     )
     sys.stdout.flush()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(StoreWatch(review))
         if settings.retrain_every:
             stack.enter_context(Retrainer(review, settings.retrain_every))
         uvicorn.run(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from annotate_ui.guard import Refusals, client_address
 from annotate_ui.pictures import FILES
 from annotate_ui.review import Review
+from annotate_ui.tutorial import BuiltIn, lessons
 from curation.accounts import Person
 from curation.decisions import (
     ALL_PARTS,
@@ -135,7 +136,7 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
             "guideline": version(),
             "guideline_seen": person.guideline_seen,
             "tutorial_done": person.tutorial_at is not None,
-            "tutorial_items": len(review.gold.tutorial()),
+            "tutorial_items": len(lessons(review.gold.tutorial())),
             "settings": review.accounts.settings(person.name),
             "done_today": review.queue.done_since(person.name, 86400),
         }
@@ -199,7 +200,10 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
         if name not in FILES:
             raise LeaseError("there is no such file")
         if lease_id.startswith("tutorial-"):
-            fit_id = _tutorial_fit(review, lease_id)
+            lesson = _lesson(review, lease_id.removeprefix("tutorial-"))
+            if isinstance(lesson, BuiltIn):
+                return _built_in_picture(review, lesson, name)
+            fit_id = lesson.fit_id
         else:
             lease = await asyncio.to_thread(review.queue.lease, lease_id, person.name)
             fit_id = lease.fit_id
@@ -208,26 +212,28 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
     @router.get("/tutorial")
     def tutorial(request: Request) -> dict[str, Any]:
         person = person_of(request)
-        golds = review.gold.tutorial()
         practised = review.gold.practised(person.name)
         items = []
-        for number, gold in enumerate(golds):
-            lease = Lease(f"tutorial-{number}", gold.fit_id, person.name, "queue",
-                          float("nan"), 0.0, 0.0, "open")  # fmt: skip
-            shown = review.describe(lease, person)
-            if shown is not None:
-                known = gold.fit_id in practised
-                items.append(shown | {"number": number, "answered": known, "why": "tutorial"})
+        for number, lesson in enumerate(lessons(review.gold.tutorial())):
+            lease_id = f"tutorial-{number}"
+            if isinstance(lesson, BuiltIn):
+                shown, fit_id = lesson.described(lease_id), lesson.gold.fit_id
+            else:
+                fit_id = lesson.fit_id
+                lease = Lease(lease_id, fit_id, person.name, "queue",
+                              float("nan"), 0.0, 0.0, "open")  # fmt: skip
+                shown = review.describe(lease, person)
                 review.draw_ahead([lease])
+            if shown is not None:
+                known = fit_id in practised
+                items.append(shown | {"number": number, "answered": known, "why": "tutorial"})
         return {"items": items}
 
     @router.post("/tutorial")
     def practise(request: Request, body: PracticeRequest) -> dict[str, Any]:
-        golds = review.gold.tutorial()
-        if body.number >= len(golds):
-            raise LeaseError("there is no such item in the tutorial")
-        gold = golds[body.number]
-        is_right = review.gold.practise(person_of(request).name, gold.fit_id, body.verdict)
+        lesson = _lesson(review, str(body.number))
+        gold = lesson.gold if isinstance(lesson, BuiltIn) else lesson
+        is_right = review.gold.practise(person_of(request).name, gold, body.verdict)
         return {
             "right": is_right,
             "verdict": gold.verdict,
@@ -287,12 +293,19 @@ def make_router(review: Review, refusals: Refusals, built_in_version: str) -> AP
     return router
 
 
-def _tutorial_fit(review: Review, lease_id: str) -> str:
-    golds = review.gold.tutorial()
-    number = lease_id.removeprefix("tutorial-")
-    if not number.isdigit() or int(number) >= len(golds):
+def _lesson(review: Review, number: str) -> GoldItem | BuiltIn:
+    found = lessons(review.gold.tutorial())
+    if not (number.isascii() and number.isdigit()) or int(number) >= len(found):
         raise LeaseError("there is no such item in the tutorial")
-    return golds[int(number)].fit_id
+    return found[int(number)]
+
+
+def _built_in_picture(review: Review, lesson: BuiltIn, name: str) -> Response:
+    data = lesson.file(name)
+    if data is None:
+        return Response(status_code=404)
+    cache = {"cache-control": "private, max-age=3600"}
+    return Response(data, media_type=review.pictures.media_type(name), headers=cache)
 
 
 async def _picture(review: Review, fit_id: str, name: str) -> Response:
@@ -302,8 +315,10 @@ async def _picture(review: Review, fit_id: str, name: str) -> Response:
         raise LeaseError("this fit is not in the store any more")
     path = await review.pictures.wait(item.run_id, fit_id, name, _WAIT_SECONDS)
     if path is None:
-        why = review.pictures.problem(fit_id) or "the picture is being drawn"
-        return JSONResponse({"error": why}, 503, {"retry-after": "2"})
+        why = review.pictures.problem(fit_id)
+        if why:
+            return JSONResponse({"error": why}, 410)
+        return JSONResponse({"error": "the picture is being drawn"}, 503, {"retry-after": "2"})
     if not path.stat().st_size:  # a part that the photo does not show
         return Response(status_code=404)
     # What lies at a name may be drawn anew, so the browser asks again after a while.

@@ -74,10 +74,12 @@ class ItemIndex:
     def __init__(self, store: FitStore, run_ids: Sequence[str] | None = None) -> None:
         import pyarrow.parquet as pq
 
+        self._store, self._run_ids = store, run_ids
         self._parts: list[Path] = []
         self.items: dict[str, Item] = {}
         self._cache: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._lock = threading.Lock()
+        self._listed = self._listing()
         for run_id in store.run_ids() if run_ids is None else run_ids:
             for info in store.parts(run_id):
                 number = len(self._parts)
@@ -85,6 +87,21 @@ class ItemIndex:
                 with pq.ParquetFile(info.path) as file:
                     table = file.read(list(_COLUMNS))
                 self._add(table, number)
+
+    def refresh(self) -> bool:
+        """Read the store again if its parts are others than before; return whether they were."""
+        if self._listing() == self._listed:
+            return False
+        new = ItemIndex(self._store, self._run_ids)
+        with self._lock:
+            self._parts, self.items, self._listed = new._parts, new.items, new._listed
+            self._cache.clear()
+        return True
+
+    def _listing(self) -> list[str]:
+        runs = self._store.run_ids() if self._run_ids is None else self._run_ids
+        folders = [self._store.run_dir(run_id) for run_id in runs]
+        return sorted(str(path) for folder in folders for path in folder.glob("*.parquet"))
 
     def _add(self, table: "pa.Table", part: int) -> None:
         columns = {name: table[name].to_pylist() for name in _COLUMNS}
@@ -120,8 +137,10 @@ class ItemIndex:
         Raises:
             KeyError: If there is no such fit.
         """
-        item = self.items[fit_id]
-        table, row = self._group(self._parts[item.part], item.row)
+        with self._lock:
+            item = self.items[fit_id]
+            path = self._parts[item.part]
+        table, row = self._group(path, item.row)
         one = table.select(list(columns)).slice(row, 1)
         return {f.name: unpack_column(one[f.name], f)[0] for f in one.schema}
 

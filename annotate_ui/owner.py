@@ -116,7 +116,7 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
             text = gr.Textbox(label="Markdown", lines=22, max_lines=40)
             save = gr.Button("Save as a new version", variant="primary")
             gr.Markdown("Everybody is told of a new version; each decision names the one it had.")
-        with gr.Tab("Log"):
+        with gr.Tab("Log") as log_tab:
             kind = gr.Dropdown(
                 ["", "login_failed", "login_blocked", "login", "lease_refused", "file_refused",
                  "page_refused", "path_refused", "forged_name", "script_refused", "huge_body",
@@ -146,6 +146,7 @@ def owner_page(review: Review, base: str) -> "gr.Blocks":
         on(page.load, _guideline, None, [version, text])
         on(save.click, _save_guideline, [text], [version, text])
         on(page.load, _log, [kind], log)
+        on(log_tab.select, _log, [kind], log)
         on(kind.change, _log, [kind], log)
     page.queue(default_concurrency_limit=None, api_open=False)
     return page

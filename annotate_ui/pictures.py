@@ -56,6 +56,9 @@ PICTURE_COLUMNS: tuple[str, ...] = (
 _REST_SECONDS = 20.0
 """Between a drawing process that died and the next."""
 
+_PROBLEM_SECONDS = 120.0
+"""After which a photo that could not be read is tried again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -259,7 +262,7 @@ class PictureMaker:
         self._lock = threading.Lock()
         self._executor: ProcessPoolExecutor | None = None
         self._pending: dict[tuple[str, bool], Future] = {}
-        self._problems: dict[str, str] = {}
+        self._problems: dict[str, tuple[float, str]] = {}
         self._not_before = 0.0
         self._last_problem = ""
 
@@ -278,8 +281,12 @@ class PictureMaker:
         return [name for name in names if not self.path(run_id, fit_id, name).exists()]
 
     def problem(self, fit_id: str) -> str:
-        """Return why an item's files could not be made, empty if nothing is known."""
-        return self._problems.get(fit_id, "")
+        """Return why files that an item lacks cannot be made, empty if nothing is known."""
+        if not self._workers:
+            return "it is not drawn yet, and this server draws none (--workers 0)"
+        since, problem = self._problems.get(fit_id, (0.0, ""))
+        # A disk that was away may be back.
+        return problem if time.monotonic() - since < _PROBLEM_SECONDS else ""
 
     def want(self, run_id: str, fit_id: str, mesh: bool = False) -> Future | None:
         """Have what is missing drawn.
@@ -293,7 +300,7 @@ class PictureMaker:
             The work that is under way, None if nothing is missing or it cannot be made.
         """
         names = self.missing(run_id, fit_id, ("mesh.glb",) if mesh else _AHEAD)
-        if not names or fit_id in self._problems or not self._workers:
+        if not names or self.problem(fit_id) or not self._workers:
             return None
         key = (fit_id, mesh)
         with self._lock:
@@ -348,7 +355,7 @@ class PictureMaker:
         problem = f"the drawing process ended: {error}" if error else future.result()
         if problem:
             if not isinstance(error, BrokenProcessPool):
-                self._problems[key[0]] = problem
+                self._problems[key[0]] = time.monotonic(), problem
             if problem != self._last_problem:
                 _log.warning("no pictures: %s", problem)
             self._last_problem = problem

@@ -1,7 +1,7 @@
-"""Keeps the order of the queue fresh: the triage model learns from the decisions so far.
+"""Keeps the queue fresh: fits that are stored meanwhile, and an order learnt from the decisions.
 
-In a process of its own (``python -m curation.triage_report DATA --order``), so that nobody who
-judges waits for it.
+The order is learnt in a process of its own (``python -m curation.triage_report DATA --order``), so
+that nobody who judges waits for it.
 """
 
 import logging
@@ -14,10 +14,42 @@ import sqlalchemy as sa
 from annotate_ui.review import Review
 from curation import database as db
 
-__all__ = ["Retrainer"]
+__all__ = ["Retrainer", "StoreWatch"]
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 20.0
+
+
+class StoreWatch:
+    """Takes up fits that are stored while the page is open, while it is entered.
+
+    Args:
+        review: Whose store.
+        seconds: Between two looks.
+    """
+
+    def __init__(self, review: Review, seconds: float = _LOOK_SECONDS) -> None:
+        self._review, self._seconds = review, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "StoreWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._stop.set()
+        self._thread.join(2)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                new = self._review.refresh()
+                if new:
+                    _log.info("%d new fits are in the queue", new)
+            except Exception:  # the page goes on with what it has
+                _log.exception("the store could not be read again")
 
 
 class Retrainer:

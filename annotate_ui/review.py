@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ class Review:
             )
         decisions = DecisionStore(database or default_url(store.root))
         queue = ReviewQueue(decisions, settings)
-        queue.add_items((i.fit_id, i.run_id, i.dataset) for i in index.items.values())
+        queue.add_items(_entries(index))
         queue.heed()
         if load_body is None:
             config = store.run_record(chosen[-1]).get("config", {})
@@ -118,6 +118,10 @@ class Review:
             index=index,
             pictures=pictures,
         )
+
+    def refresh(self) -> int:
+        """Put fits into the queue that were stored since; return how many."""
+        return self.queue.add_items(_entries(self.index)) if self.index.refresh() else 0
 
     def close(self) -> None:
         """Stop the workers and close the database."""
@@ -184,6 +188,10 @@ class Review:
         except OSError:
             return ""
         return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _entries(index: ItemIndex) -> Iterator[tuple[str, str, str]]:
+    return ((i.fit_id, i.run_id, i.dataset) for i in index.items.values())
 
 
 def page_reasons() -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bodymodel.pickles import UnsafePickleError
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_arrays", "load_checkpoint"]
 
 _STORAGES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -53,6 +53,26 @@ def load_checkpoint(path: str | Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dict, it holds {type(content).__name__}")
     return content
+
+
+def load_arrays(path: str | Path) -> dict[str, object]:
+    """Return a checkpoint's content with arrays for tensors, in dicts and lists of any depth.
+
+    Args:
+        path: What ``torch.save`` wrote: results of a tracker, say (GVHMR).
+
+    Raises:
+        ValueError: As :func:`load_checkpoint`.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.detach().cpu().numpy()
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(load_checkpoint(path))
 
 
 def _load_zip(path: Path) -> object:

@@ -95,8 +95,12 @@ def candidate_files(
         return (f"MANO_{hand.upper()}.npz", f"MANO_{hand.upper()}.pkl")
     if family == "flame":
         other = {"neutral": "generic_model", "female": "female_model", "male": "male_model"}
-        return (*plain, f"{other[gender]}.pkl")
-    return plain
+        return (
+            *plain,
+            f"{other[gender]}.pkl",
+            *(("flame2023.pkl",) if gender == "neutral" else ()),
+        )
+    return (*plain, f"SMPLX_{upper}_2020.npz")
 
 
 def find_model_file(
@@ -107,7 +111,8 @@ def find_model_file(
 ) -> Path:
     """Return the model file that ``source`` leads to; see ``load_body``.
 
-    A directory DIR is searched as DIR/<family>, DIR, DIR/models/<family>, DIR/models.
+    A directory DIR is searched as DIR/<family>, DIR, DIR/<family>/models, DIR/models/<family>,
+    DIR/models.
 
     Args:
         source: A file, a directory or ``"licensed"``.
@@ -137,18 +142,38 @@ def find_model_file(
     for root in roots:
         if root.is_file():
             return root
-        if not root.is_dir():
-            searched.append(root)
-            continue
-        for folder in (root / family, root, root / "models" / family, root / "models"):
-            for name in candidate_files(family, gender, hand):
-                if (folder / name).is_file():
-                    return folder / name
-                searched.append(folder / name)
-    listing = "\n  ".join(str(path) for path in searched)
+        searched += [root] if not root.is_dir() else _folders(root, family)
+    found = _first_there(searched, candidate_files(family, gender, hand))
+    if found is not None:
+        return found
+    names = ", ".join(candidate_files(family, gender, hand))
+    others = [
+        (other, _first_there(searched, candidate_files(family, other, hand)))
+        for other in ("neutral", "female", "male")
+        if other != gender and family != "mano"
+    ]
+    there = "; ".join(f"there is a {other} one, {path}" for other, path in others if path)
     raise FileNotFoundError(
-        f"no {gender} {family} model found; searched\n  {listing}\n{_how_to_go_on(family)}"
+        f"no {gender} {family} model found{' (' + there + ')' if there else ''}; searched "
+        f"{', '.join(map(str, searched))} for {names}; "
+        f"{searched[0] / candidate_files(family, gender, hand)[0]} would be the usual place. "
+        f"{_how_to_go_on(family)}"
     )
+
+
+def _folders(root: Path, family: Family) -> list[Path]:
+    return [
+        root / family,
+        root,
+        root / family / "models",
+        root / "models" / family,
+        root / "models",
+    ]
+
+
+def _first_there(folders: list[Path], names: tuple[str, ...]) -> Path | None:
+    paths = (folder / name for folder in folders for name in names)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _how_to_go_on(family: Family) -> str:

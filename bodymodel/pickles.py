@@ -251,9 +251,18 @@ class _Object(_Record):
     """``object`` itself, the base that ``copyreg._reconstructor`` names."""
 
 
+class _DefaultDict(dict):
+    """``collections.defaultdict``, whose default nobody calls."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+
 _NAMES: dict[tuple[str, str], type] = {
     ("_codecs", "encode"): _Encoded,
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _DefaultDict,
+    **{(module, "dict"): dict for module in ("__builtin__", "builtins")},
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Object,
     **{
@@ -279,16 +288,25 @@ _NAMES: dict[tuple[str, str], type] = {
 }
 
 
+def find_record(module: str, name: str) -> type:
+    """Return the class of this module that stands for one that a pickle names.
+
+    Raises:
+        UnsafePickleError: If it is none that files of arrays need.
+    """
+    if (module, name) in _NAMES:
+        return _NAMES[module, name]
+    if module == "chumpy" or module.startswith("chumpy."):
+        return _Chumpy
+    raise UnsafePickleError(
+        f"refused: it asks for {module}.{name}, which no model file needs; nothing of it was "
+        "run. Get the file from its publisher, or save its arrays as .npz"
+    )
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
-        if (module, name) in _NAMES:
-            return _NAMES[module, name]
-        if module == "chumpy" or module.startswith("chumpy."):
-            return _Chumpy
-        raise UnsafePickleError(
-            f"refused: it asks for {module}.{name}, which no model file needs; nothing of it was "
-            "run. Get the file from its publisher, or save its arrays as .npz"
-        )
+        return find_record(module, name)
 
     def persistent_load(self, _: object) -> object:
         raise UnsafePickleError("refused: it refers to objects outside of itself")

@@ -109,7 +109,7 @@ class Bodies:
                 self._source, family, clip.gender, betas, expression, hand, self._source_kid
             )
         except FileNotFoundError as error:
-            raise ClipError(str(error)) from None
+            raise ClipError(f"{clip.name}: {error}") from None
         except ValueError as error:
             has = f"{betas} betas"
             if "expression" in clip.arrays:

@@ -187,9 +187,10 @@ def make_clip(
     for key, width in (("transl", 3), ("focal_px", 1), ("center_px", 2), ("to_camera", 12)):
         if key in arrays and arrays[key].shape[1] != width:
             raise ClipError(f"{name}: {key} must be (N, {width}), got {arrays[key].shape}")
-    if arrays["betas"].shape[1] > 10:  # AMASS has 16, most of them zero in some sets
-        used = max(np.flatnonzero(x.any(0)).max(initial=-1) for x in arrays["betas"].chunks())
-        arrays["betas"] = arrays["betas"].columns(0, max(10, 1 + int(used)))
+    for key in ("betas", "expression"):
+        if key in arrays and arrays[key].shape[1] > 10:  # AMASS has 16, often with zeros behind
+            used = max(np.flatnonzero(x.any(0)).max(initial=-1) for x in arrays[key].chunks())
+            arrays[key] = arrays[key].columns(0, max(10, 1 + int(used)))
     if "expression" in arrays and not arrays["expression"].shape[1]:
         del arrays["expression"]
     if labels and len(labels) != count:
@@ -212,6 +213,8 @@ def _per_frame(array: "np.ndarray | Rows", count: int, what: str) -> Rows:
         raise ClipError(f"{what} must be numbers, got {array.dtype}")
     if array.ndim == 1:
         array = array[None]
+    if array.ndim > 2 and len(array) == count:  # trackers: (N, 1, 3)
+        array = array.reshape(count, -1)
     if array.ndim != 2 or len(array) not in (1, count):
         raise ClipError(f"{what} must have one row or {count}, got {array.shape}")
     return Rows.repeated(array[0], count) if len(array) == 1 else Rows.of(array)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bodymodel.pickles import load_model_pickle
 from conversion.clips import Clip, ClipError, as_text, gender_of, make_clip
 
-__all__ = ["from_3dpw", "from_eft"]
+__all__ = ["from_3dpw", "from_eft", "is_3dpw"]
 
 _SPIN_FOCAL, _SPIN_SIDE = 5000.0, 224.0  # the camera that SPIN and EFT assume, on their crop
 
@@ -66,16 +65,16 @@ def _crop_camera(row: Mapping[str, Any]) -> np.ndarray:
     return np.array([_SPIN_FOCAL * side / _SPIN_SIDE, *center, x / scale, y / scale, depth])
 
 
-def from_3dpw(path: Path, name: str) -> Iterator[Clip]:
-    """Yield a clip a person of a 3DPW sequence. Nothing in the file is executed.
+def is_3dpw(content: Any) -> bool:
+    """Whether a pickle's content is a 3DPW sequence: lists, with an item a person."""
+    return isinstance(content, Mapping) and all(
+        isinstance(content.get(key), list) and content[key] for key in ("poses", "betas", "trans")
+    )
 
-    Raises:
-        ClipError: If it is no such file.
-    """
-    content = load_model_pickle(path)
+
+def from_3dpw(content: Mapping[str, Any], path: Path, name: str) -> Iterator[Clip]:
+    """Yield a clip a person of a 3DPW sequence."""
     people = [content.get(key) for key in ("poses", "betas", "trans")]
-    if not all(isinstance(x, list) and x for x in people):
-        raise ClipError(f"{path} is not a 3DPW sequence: lists poses, betas and trans are wanted")
     genders = content.get("genders") or ["n"] * len(people[0])
     frames = np.asarray(content.get("img_frame_ids", ()))
     sequence = as_text(content.get("sequence", "")) or path.stem

@@ -135,8 +135,7 @@ class FitRows:
                 v2v = {n: float(numbers[n][k]) for n in ("v2v_mean_mm", "v2v_p99_mm")}
                 row |= {"energy": v2v, "energy_total": v2v["v2v_mean_mm"]}
             rows.append(row)
-        writer.write(rows)
-        done.update(map(image_key, ids))
+        writer.write(rows)  # a part comes once a run: what is done needs no noting
         self.written += len(rows)
 
     def close(self, outcome: str) -> None:

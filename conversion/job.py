@@ -108,6 +108,7 @@ class Job:
     _transfers: dict[tuple[str, str], Transfer] = field(default_factory=dict)
     _models: dict[str, BodyModel] = field(default_factory=dict)
     _doubted: set[str] = field(default_factory=set)
+    _told: frozenset[str] = frozenset()
 
     def run(self, clips: Iterable[Clip | ClipError], limit: int | None = None) -> None:
         """Convert clips, or the first ``limit`` frames of them."""
@@ -136,7 +137,9 @@ class Job:
         return_memory()
 
     def _complain(self, reason: str) -> None:
-        _log.error("%s", reason)
+        what, _, why = reason.partition(": ")
+        known, self._told = why in self._told, self._told | ({why} if why else set())
+        _log.error("%s", f"{what}: the same" if known else reason)
         self.tally.bad_files.append(reason)
 
     def _convert(self, clip: Clip, count: int) -> None:
@@ -219,9 +222,12 @@ class Job:
         source = self.bodies.source(clip, vertices)
         try:
             target = self.bodies.target(source.gender)
-        except (ValueError, FileNotFoundError) as error:
+        except FileNotFoundError as error:
+            hint = "" if self.bodies.gender else " Another gender may be wanted: --gender neutral."
+            raise ClipError(f"{clip.name}: {error}{hint}") from None
+        except ValueError as error:
             raise ClipError(f"{clip.name}: {error}") from None
-        key = (source.sha256 + str(source.num_betas), target.sha256)
+        key = (f"{source.sha256} {source.num_betas} {source.num_expression}", target.sha256)
         if key not in self._transfers:
             if source.is_open or target.is_open:
                 _log.warning(

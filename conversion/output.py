@@ -186,36 +186,38 @@ def write_amass(path: Path, parts: Sequence[Path], target: BodyData, fps: float)
 
     first = next(gather(["betas"], np.float32))[:1]
     shared = all((b == first).all() for b in gather(["betas"], np.float32))
-    status = [
-        np.array(pq.ParquetFile(part).read(["status"])["status"].to_pylist(), "U13")
-        for part in parts
-    ]
+
+    def states() -> Iterator[np.ndarray]:
+        for part in parts:
+            texts = pq.ParquetFile(part).read(["status"])["status"].to_pylist()
+            yield np.array(texts, "U13")
+
     small = {
         "gender": np.array(target.gender),
         "surface_model_type": np.array(target.family),
         "body_name": np.array(target.name),
         "body_sha256": np.array(target.sha256),
-        "status": np.concatenate(status),
     }
     if np.isfinite(fps):
         small["mocap_frame_rate"] = np.array(fps)
     if shared:
         small["betas"] = first[0]
-    large = {"poses": (columns, np.float32), "trans": (["transl"], np.float64)}
-    large |= {} if shared else {"betas": (["betas"], np.float32)}
-    large |= {"expression": (["expression"], np.float32)} if target.num_expression else {}
+    large = {"poses": gather(columns, np.float32), "trans": gather(["transl"], np.float64)}
+    large |= {} if shared else {"betas": gather(["betas"], np.float32)}
+    large |= {"expression": gather(["expression"], np.float32)} if target.num_expression else {}
+    large["status"] = states()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
         for name, array in small.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-        for name, (names, dtype) in large.items():
+        for name, pieces in large.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                for k, piece in enumerate(gather(names, dtype)):
+                for k, piece in enumerate(pieces):
                     if not k:
-                        shape = (sum(counts), piece.shape[1])
-                        head = {"descr": np.dtype(dtype).str, "fortran_order": False}
+                        shape = (sum(counts), *piece.shape[1:])
+                        head = {"descr": piece.dtype.str, "fortran_order": False}
                         np.lib.format.write_array_header_1_0(file, head | {"shape": shape})
                     file.write(np.ascontiguousarray(piece).tobytes())
     temporary.replace(path)

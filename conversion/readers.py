@@ -1,6 +1,7 @@
-"""Reading what people have: npz of AMASS, SPIN and others, Parquet, meshes. Torch-free.
+"""Reading what people have: npz, pickles, Parquet, meshes. Torch-free but for torch's own files.
 
-EFT's and 3DPW's files are in :mod:`conversion.datasets`.
+The names that files use are in :mod:`conversion.columns`, EFT's and 3DPW's files in
+:mod:`conversion.datasets`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,16 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from bodymodel.spec import Family
+from bodymodel.joblib_pickles import load_nested_pickle
+from bodymodel.pickles import load_plain_pickle
+from bodymodel.spec import Family, Gender
 from conversion.clips import POSE_COLUMNS, Clip, ClipError, as_text, gender_of, make_clip
-from conversion.datasets import from_3dpw, from_eft
+from conversion.columns import Columns, find_people, plain_columns, take_rows
+from conversion.datasets import from_3dpw, from_eft, is_3dpw
 from conversion.hands import Side
-from conversion.rows import Rows, read_npz, table_rows
+from conversion.rows import Rows, read_header, read_npz, table_rows
 
 __all__ = ["check_source", "read_clips", "read_file", "read_mesh"]
 
-_MESHES = (".obj", ".ply")
-_PARAMETERS = (".npz", ".npy", ".pkl", ".json", ".parquet")
+_MESHES = (".obj", ".ply", ".glb", ".off")
+_PARAMETERS = (".npz", ".npy", ".pkl", ".json", ".parquet", ".pt", ".pth")
+# dicts of parameters within an npz: HumanData's, ROMP's, GRAB's
+_OBJECTS = ("smpl", "smplx", "smplh", "results", "body")
+_MOTION_X = 322
 _BY_WIDTH: dict[int, Family] = {72: "smpl", 156: "smplh", 165: "smplx", 48: "mano", 15: "flame"}
 _Arrays = Mapping[str, "np.ndarray | Rows"]
 
@@ -73,8 +80,8 @@ def read_clips(source: Path, out: Path | None = None) -> Iterator[Clip | ClipErr
         name = source.stem if name == "." else name
         yield Clip(name, None, "neutral", {}, tuple(meshes), labels, is_motion=len(meshes) > 1)
     for path in files:
-        if path.suffix in _MESHES or path.stem in ("shape", "stagei"):  # AMASS: no motion
-            continue
+        if path.suffix in _MESHES or path.stem == "shape" or path.stem.endswith("stagei"):
+            continue  # AMASS: no motion
         name = path.relative_to(root).with_suffix("").as_posix()
         try:
             for which, clip in enumerate(read_file(path, name)):
@@ -98,18 +105,85 @@ def read_file(path: Path, name: str) -> Iterator[Clip]:
         ClipError: If it holds none; other errors if it is damaged.
     """
     if path.suffix == ".npz":
-        yield _from_arrays(read_npz(path), name, path)
+        arrays = read_npz(path, _OBJECTS)
+        yield from _from_nested(arrays, name, path)
     elif path.suffix == ".npy":
-        fits = np.load(path, allow_pickle=False)
-        if fits.ndim != 2 or fits.shape[1] != 82:
-            raise ClipError(f"{path}: SPIN's static fits are (N, 82), this is {fits.shape}")
-        yield make_clip(name, "smpl", {"full_pose": fits[:, :72], "betas": fits[:, 72:]})
+        yield from _from_npy(path, name)
     elif path.suffix == ".json":
         yield from_eft(path, name)
     elif path.suffix == ".pkl":
-        yield from from_3dpw(path, name)
+        content = load_nested_pickle(path)
+        if is_3dpw(content):
+            yield from from_3dpw(content, path, name)
+        else:
+            yield from _from_nested(content, name, path)
+    elif path.suffix in (".pt", ".pth"):
+        from bodymodel.checkpoints import load_arrays
+
+        yield from _from_nested(load_arrays(path), name, path)
     else:
         yield _from_parquet(path, name)
+
+
+def _from_nested(content: Any, name: str, path: Path) -> Iterator[Clip]:
+    """The people in dicts of arrays, however deep."""
+    people = list(find_people(content, name))
+    if not people:
+        holds = ", ".join(content) if isinstance(content, Mapping) else type(content).__name__
+        raise ClipError(
+            f"{path} holds no poses: expected 'poses' (AMASS), 'pose' (SPIN) or 'global_orient' "
+            "with 'body_pose', 'hand_pose' (MANO) or 'jaw_pose' (FLAME), or dicts of these a "
+            f"person (3DPW, WHAM, 4D-Humans, EMDB); got {holds or 'nothing'}"
+        )
+    for label, columns in people:
+        plain = plain_columns(columns)
+        for gender, one in _by_gender(plain):
+            clip = _from_arrays(one, f"{label}_{gender}" if gender else label, path)
+            yield replace(clip, gender=gender) if gender else clip
+
+
+def _by_gender(columns: Columns) -> Iterator[tuple[Gender | None, Columns]]:
+    """A set for each gender, where a file has one a row; else what there is, without a gender."""
+    given = columns.get("gender")
+    if given is None or np.size(given) < 2 or isinstance(given, Rows):
+        yield None, columns
+        return
+    each = np.array([gender_of(x) for x in np.ravel(np.asarray(given))])
+    rest = {name: array for name, array in columns.items() if name != "gender"}
+    if len(set(each)) == 1:
+        yield None, rest | {"gender": each[0]}
+        return
+    for gender in ("neutral", "female", "male"):
+        if (each == gender).any():
+            yield gender, take_rows(rest, np.flatnonzero(each == gender))
+
+
+def _from_npy(path: Path, name: str) -> Iterator[Clip]:
+    """SPIN's static fits, Motion-X's motions, and dicts saved by numpy (TRAM)."""
+    with path.open("rb") as file:
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            yield from _from_nested(load_plain_pickle(file, str(path)), name, path)
+            return
+    fits = np.load(path, allow_pickle=False)
+    if fits.ndim == 2 and shape[1] == _MOTION_X:
+        parts = np.split(fits, (66, 156, 159, 209, 309, 312), 1)
+        body, hands, jaw, expression, _, transl, betas = parts
+        eyes = np.zeros((len(fits), 6))
+        clip = make_clip(name, "smplx", {
+            "full_pose": np.concatenate([body, jaw, eyes, hands], 1), "transl": transl,
+            "betas": betas, "expression": expression,
+        })  # fmt: skip
+        yield replace(clip, fps=30.0, is_motion=True)
+        return
+    if fits.ndim != 2 or fits.shape[1] != 82:
+        raise ClipError(
+            f"{path}: SPIN's static fits are (N, 82), Motion-X's motions (N, 322), this is "
+            f"{fits.shape}"
+            + ("; HumanML3D's features hold no parameters" if fits.shape[-1:] == (263,) else "")
+            + ("; save meshes as .ply" if fits.shape[-1:] == (3,) else "")
+        )
+    yield make_clip(name, "smpl", {"full_pose": fits[:, :72], "betas": fits[:, 72:]})
 
 
 def _first(arrays: _Arrays, *names: str) -> "np.ndarray | Rows | None":
@@ -117,7 +191,7 @@ def _first(arrays: _Arrays, *names: str) -> "np.ndarray | Rows | None":
 
 
 def _from_arrays(arrays: _Arrays, name: str, path: Path) -> Clip:
-    """AMASS, SPIN's and BEDLAM's npz, MANO's and FLAME's, and npz with a column a part."""
+    """A clip of arrays by the names of :func:`conversion.columns.plain_columns`."""
     fps = _first(arrays, "mocap_framerate", "mocap_frame_rate")
     fps = float("nan") if fps is None else float(fps)
     labels = arrays.get("imgname")
@@ -131,6 +205,7 @@ def _from_arrays(arrays: _Arrays, name: str, path: Path) -> Clip:
         found = _first(arrays, *names)
         if found is not None:
             columns[key] = found
+    columns |= {k: arrays[k] for k in ("focal_px", "center_px", "to_camera") if k in arrays}
     flat = arrays.get("flat_hand_mean")
     clip = make_clip(name, family, columns, labels)
     return replace(
@@ -138,7 +213,7 @@ def _from_arrays(arrays: _Arrays, name: str, path: Path) -> Clip:
         gender=gender_of(arrays.get("gender", "neutral")),
         body_sha256=as_text(arrays.get("body_sha256", "")),
         fps=fps,
-        is_motion=not np.isnan(fps),
+        is_motion=not np.isnan(fps) or "is_motion" in arrays,
         hand=_hand(arrays, path) if family == "mano" else None,
         is_flat_hand=None if flat is None else bool(flat),
         has_images=bool(labels),
@@ -151,9 +226,7 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
     if pose is None:
         if "global_orient" not in arrays:
             raise ClipError(
-                f"{path} holds no poses: expected 'poses' (AMASS), 'pose' (SPIN) or "
-                f"'global_orient' with 'body_pose', 'hand_pose' (MANO) or 'jaw_pose' (FLAME), got "
-                f"{', '.join(arrays) or 'nothing'}"
+                f"{path} has {', '.join(k for k in arrays if 'pose' in k)}, but no global_orient"
             )
         family = _family_of_columns(arrays, path)
         return family, _join_columns(arrays, family, path)
@@ -171,7 +244,6 @@ def _poses(arrays: _Arrays, path: Path) -> tuple[Family, dict[str, Any]]:
         raise ClipError(
             f"{path}: poses must be (N, 72) SMPL, (N, 156) SMPL-H, (N, 165) SMPL-X, (N, 48) MANO "
             f"or (N, 15) FLAME, got {given}"
-            + ("; rotation matrices must be made axis-angles first" if given[-2:] == (3, 3) else "")
         )
     if family == "mano":
         still = Rows.repeated(np.zeros(45), len(pose))

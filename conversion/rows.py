@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Rows", "read_npz", "table_rows"]
+from bodymodel.pickles import load_plain_pickle
+
+__all__ = ["Rows", "read_header", "read_npz", "table_rows"]
 
 _LARGE_BYTES = 1 << 20  # arrays of an npz up to this size are read at once
 _CHUNK = 4096
@@ -20,10 +22,17 @@ class Rows:
         count: Rows.
         width: Columns.
         read: From the first row and the last (exclusive) to an array (n, width).
+        axes: The shape of a row before it was flattened, where it is known.
     """
 
-    def __init__(self, count: int, width: int, read: Callable[[int, int], np.ndarray]) -> None:
-        self.shape = (count, width)
+    def __init__(
+        self,
+        count: int,
+        width: int,
+        read: Callable[[int, int], np.ndarray],
+        axes: tuple[int, ...] = (),
+    ) -> None:
+        self.shape, self.axes = (count, width), axes or (width,)
         self._read = read
 
     def __len__(self) -> int:
@@ -50,13 +59,24 @@ class Rows:
         """Return some of the columns."""
         return self.map(last - first, lambda x: x[:, first:last])
 
+    def take(self, ids: np.ndarray) -> "Rows":
+        """Return the rows of ascending ids (n,)."""
+
+        def read(first: int, last: int) -> np.ndarray:
+            wanted = ids[first:last]
+            if not len(wanted):
+                return self[0:0]
+            return self[int(wanted[0]) : int(wanted[-1]) + 1][wanted - wanted[0]]
+
+        return Rows(len(ids), self.shape[1], read, self.axes)
+
     @staticmethod
     def of(array: "np.ndarray | Rows") -> "Rows":
         """Return an array as rows; further axes are flattened."""
         if isinstance(array, Rows):
             return array
         flat = array.reshape(len(array), -1)
-        return Rows(len(flat), flat.shape[1], lambda first, last: flat[first:last])
+        return Rows(len(flat), flat.shape[1], lambda first, last: flat[first:last], array.shape[1:])
 
     @staticmethod
     def repeated(row: np.ndarray, count: int) -> "Rows":
@@ -96,39 +116,45 @@ class _Member:
         return np.frombuffer(data, self._dtype).reshape(last - first, -1)
 
 
-def read_npz(path: Path) -> dict[str, "np.ndarray | Rows"]:
+def read_npz(path: Path, objects: Sequence[str] = ()) -> dict[str, Any]:
     """Return the arrays of an npz: small ones as they are, large ones as rows.
 
-    Arrays of pickled objects, which nobody needs, are left out; nothing in the file is executed.
+    Arrays of pickled objects are read, as data only, if ``objects`` names them: HumanData and ROMP
+    keep dicts of arrays so. Else they are left out; nothing in the file is executed.
 
     Raises:
         ValueError: If it is damaged (or zipfile.BadZipFile, OSError).
     """
-    out: dict[str, np.ndarray | Rows] = {}
+    out: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):
                 continue
             with archive.open(info) as file:
-                shape, fortran, dtype = _header(file)
+                shape, fortran, dtype = read_header(file)
                 head = file.tell()
-            if dtype.hasobject:
-                continue
             name = info.filename.removesuffix(".npy")
+            if dtype.hasobject:
+                if name in objects:
+                    with archive.open(info) as file:
+                        file.read(head)
+                        out[name] = load_plain_pickle(file, f"{path}: {name}")
+                continue
             size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
             if info.file_size != head + size:
                 raise ValueError(f"{name} should have {size} bytes, it has {info.file_size - head}")
             if size > _LARGE_BYTES and len(shape) > 1 and not fortran and dtype.kind in "fiu":
                 width = int(np.prod(shape[1:], dtype=np.int64))
                 read = _Member(path, info.filename, dtype, head, width * dtype.itemsize)
-                out[name] = Rows(shape[0], width, read)
+                out[name] = Rows(shape[0], width, read, shape[1:])
             else:
                 with archive.open(info) as file:
                     out[name] = np.lib.format.read_array(file, allow_pickle=False)
     return out
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return an npy's shape, whether it is in Fortran's order, and its type."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

@@ -43,7 +43,7 @@ from conversion.surface import Group, State, Surface, Unknowns
 
 __all__ = ["Transfer", "TransferResult"]
 
-_POLISHED_TOGETHER = 16  # meshes with all their vertices: memory, not time, limits them
+_POLISHED_TOGETHER = 8  # meshes with all their vertices, on a CPU: memory, not time, limits them
 
 
 class Transfer:
@@ -246,10 +246,9 @@ class Transfer:
         outcome, matrix = self._solve(few, goal, unknowns, known)
         settings = TrustRegion(rtol=1e-4, atol=1e-5, max_iterations=self.options.polish_iterations)
         ends, placed = [], []
-        for first in range(0, len(good), _POLISHED_TOGETHER):
-            rows = torch.arange(
-                first, min(first + _POLISHED_TOGETHER, len(good)), device=self.device
-            )
+        together = _POLISHED_TOGETHER if self.device.type == "cpu" else len(good)
+        for first in range(0, len(good), together):
+            rows = torch.arange(first, min(first + together, len(good)), device=self.device)
             end, vertices = polish(
                 self.full, points.take(rows), self.hold, outcome.state.take(rows), unknowns,
                 matrix[rows], settings,

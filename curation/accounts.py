@@ -11,6 +11,7 @@ import json
 import math
 import re
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ ROLES = ("annotator", "adjudicator", "owner")
 """Each may do what those before it may. Adjudicators also settle disagreements, owners see
 everybody's work, make accounts, rules, gold items and guidelines."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w.-]{0,39}")
 _LEAST_PASSWORD, _MOST_PASSWORD = 8, 200
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 40 ms a try
 _TOUCH_SECONDS = 60.0
@@ -113,7 +114,7 @@ class Accounts:
         """Make an account.
 
         Args:
-            name: 1-40 letters, digits, ``.``, ``_`` or ``-``.
+            name: 1-40 letters of any script, digits, ``.``, ``_`` or ``-``.
             password: At least 8 characters.
             role: One of ROLES.
             must_change: Whether the person is asked for a password of their own at first.
@@ -122,10 +123,13 @@ class Accounts:
         Raises:
             AccountError: If the name is taken or one of them is not fit.
         """
+        name = normal_name(name)
         if not _NAME.fullmatch(name):
             raise AccountError(
                 "a name is 1-40 letters, digits, '.', '_' or '-', the first a letter or digit"
             )
+        if len({_is_latin(letter) for letter in name if letter.isalpha()}) > 1:
+            raise AccountError("a name mixes Latin letters and others that may look like them")
         _check_role(role)
         row = {
             "name": name,
@@ -139,9 +143,9 @@ class Accounts:
             "settings": "{}",
         }
         with self._database.write() as connection:
-            # "Anna" must not pass for "anna".
-            same = sa.func.lower(db.annotator.c.name) == name.lower()
-            taken = connection.scalar(sa.select(db.annotator.c.name).where(same))
+            # "Anna" must not pass for "anna"; databases lower some letters and not others.
+            names = connection.scalars(sa.select(db.annotator.c.name)).all()
+            taken = next((other for other in names if other.casefold() == name.casefold()), None)
             if taken is not None or not db.insert_new(connection, db.annotator, row):
                 raise AccountError(f"there is an account {taken or name!r} already")
             log_event(connection, "account_added", by, name=name, role=role)
@@ -233,6 +237,7 @@ class Accounts:
         Raises:
             LoginRefused: If the password is wrong or there were too many wrong ones.
         """
+        name = normal_name(name)
         self.check(name, password, address)
         return self.open_session(name, address)
 
@@ -319,6 +324,15 @@ class Accounts:
                 if len(at) == limit:  # free again when the oldest of these leaves the window
                     wait = max(wait, at[-1] + self._window - moment)
         return wait
+
+
+def normal_name(name: str) -> str:
+    """Return a name as it is stored: keyboards write the same letter in more than one way."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def _is_latin(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith("LATIN ")
 
 
 def hash_password(password: str) -> str:

@@ -5,6 +5,7 @@ the files as they are, and the card's header names the splits.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,8 +247,12 @@ def write_card(
             "",
             "## How far to trust it",
             "",
-            f"Estimated share of good fits: {precision.precision} (95 % interval), from "
-            f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
+            (
+                f"Estimated share of good fits: {precision.precision} (95 % interval), from "
+                if math.isfinite(precision.precision.value)
+                else "The share of good fits is not known. There are "
+            )
+            + f"{precision.judged} judged fits, {precision.judged_twice} of them by two or more "
             f"people, and {precision.gold} gold fits.",
         ]
         if precision.caution:
@@ -255,7 +260,7 @@ def write_card(
     if agreement:
         lines += ["", "| agreement | value | 95 % interval |", "|---|---|---|"]
         lines += [f"| {what} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} |"
-                  for what, f in agreement]  # fmt: skip
+                  for what, f in agreement if math.isfinite(f.value)]  # fmt: skip
     if rejected_for:
         lines += ["", "## Why fits were rejected", "", "| reason | decisions |", "|---|---|"]
         lines += [f"| {reason} | {n} |" for reason, n in rejected_for.items()]

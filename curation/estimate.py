@@ -26,7 +26,8 @@ class PrecisionEstimate:
     """The share of the accepted set that is good.
 
     Attributes:
-        precision: Estimate and interval, the annotators' errors taken into account.
+        precision: Estimate and interval, the annotators' errors taken into account; NaN where
+            nothing tells of these errors: no item was judged twice, and none is gold.
         accepted: Size of the accepted set.
         judged: Accepted items that a human judged.
         judged_twice: Accepted or not, items that two or more judged.
@@ -105,20 +106,22 @@ def estimate_precision(
         return float(kept @ posterior[:, 0] / kept.sum()) if kept.sum() else math.nan
 
     value = mean(model.weights, state.posterior)
-    rng = np.random.default_rng(seed)
-    share = model.weights / max(model.weights.sum(), 1)
-    again = np.full(replicates, math.nan)
-    for k in range(replicates if is_accepted.any() else 0):
-        drawn = rng.multinomial(count, share).astype(np.float64)
-        # Stopped early it would stay near where it began, and the interval would be too narrow.
-        fitted = model.fit(drawn, state.posterior.copy(), 1000, 1e-5)
-        again[k] = mean(drawn, fitted.posterior)
-    precision = logit_interval(value, again, level)
-
     has_votes = (votes.matrix >= 0).any(1)
     known = np.zeros(count, bool) if truth is None else np.asarray(truth) >= 0
     twice = int(((votes.matrix >= 0).sum(1) >= 2).sum())
     gold = int((known & has_votes).sum())
+    is_measured = twice > 0 or gold > 0
+    rng = np.random.default_rng(seed)
+    share = model.weights / max(model.weights.sum(), 1)
+    again = np.full(replicates, math.nan)
+    for k in range(replicates if is_accepted.any() and is_measured else 0):
+        drawn = rng.multinomial(count, share).astype(np.float64)
+        # Stopped early it would stay near where it began, and the interval would be too narrow.
+        fitted = model.fit(drawn, state.posterior.copy(), 1000, 1e-5)
+        again[k] = mean(drawn, fitted.posterior)
+    # One vote an item fits any error rate: a number would be the model's prior and nobody's data.
+    unknown = Interval(math.nan, math.nan, math.nan)
+    precision = logit_interval(value, again, level) if is_measured else unknown
     posterior = state.posterior[model.kind_of, 0]
     names = list(stratum_names) or [str(k) for k in range(int(stratum.max(initial=0)) + 1)]
     return PrecisionEstimate(
@@ -154,6 +157,11 @@ def _caution(
                 f"{unseen} accepted items of stratum {name} were judged by nobody, and only "
                 f"{judged} of it were audited; let the audit stream run on"
             )
+    if not twice and not gold:
+        return (
+            "no item was judged twice and none is gold, so nobody knows how often the annotators "
+            "err; raise the overlap, or add gold"
+        )
     if twice < _FEW and gold < _FEW:
         return (
             f"only {twice} items were judged twice and {gold} are gold: the annotators' errors "

@@ -121,25 +121,27 @@ class GoldItems:
         """Return the items of the tutorial, at most ten."""
         return [item for item in self.all() if item.in_tutorial][:TUTORIAL_ITEMS]
 
-    def practise(self, annotator: str, fit_id: str, verdict: str) -> bool:
+    def practise(self, annotator: str, gold: GoldItem, verdict: str) -> bool:
         """Keep an answer of the tutorial; the first one counts. Return whether it is right.
 
+        Args:
+            annotator: Who answers.
+            gold: An item of the tutorial, of this review or built into the page.
+            verdict: The answer.
+
         Raises:
-            DecisionError: If the fit is not in the tutorial.
+            DecisionError: If it is no item of the tutorial.
         """
+        if not gold.in_tutorial or verdict not in VERDICTS:
+            raise DecisionError("this is not an item of the tutorial")
+        answer = {
+            "annotator": annotator,
+            "fit_id": gold.fit_id,
+            "verdict": verdict,
+            "is_right": verdict == gold.verdict,
+            "at": db.now(),
+        }
         with self._store.database.write() as connection:
-            row = connection.execute(
-                sa.select(db.gold).where(db.gold.c.fit_id == fit_id, db.gold.c.in_tutorial)
-            ).first()
-            if row is None or verdict not in VERDICTS:
-                raise DecisionError("this is not an item of the tutorial")
-            answer = {
-                "annotator": annotator,
-                "fit_id": fit_id,
-                "verdict": verdict,
-                "is_right": verdict == row.verdict,
-                "at": db.now(),
-            }
             db.insert_new(connection, db.practice, answer)
         return answer["is_right"]
 

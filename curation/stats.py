@@ -162,7 +162,8 @@ def _review(source: str, store: Any, config: StatsConfig) -> dict[str, Any]:
         )
         measured.append(("good among the accepted", estimate.precision))
         summary["caution"] = estimate.caution
-        summary["precision_by"] = {k: v for k, v in estimate.by_stratum.items()}
+        if math.isfinite(estimate.precision.value):
+            summary["precision_by"] = {k: v for k, v in estimate.by_stratum.items()}
     text.append(
         text_table(
             ("", "value", "95 % interval"),
@@ -175,7 +176,7 @@ def _review(source: str, store: Any, config: StatsConfig) -> dict[str, Any]:
     }
     if summary.get("caution"):
         text.append(f"Caution: {summary['caution']}.")
-    people = annotator_rows(decisions, verdicts)
+    people = annotator_rows(decisions, verdicts, truth)
     text.append(text_table(_PEOPLE, people))
     if config.annotators is not None:
         with config.annotators.open("w", newline="", encoding="utf-8") as file:

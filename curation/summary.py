@@ -47,11 +47,21 @@ def reason_counts(decisions: "pa.Table") -> dict[str, int]:
     return dict(found.most_common())
 
 
-def annotator_rows(decisions: "pa.Table", verdicts: "Verdicts") -> list[tuple[str, ...]]:
+def annotator_rows(
+    decisions: "pa.Table", verdicts: "Verdicts", truth: np.ndarray
+) -> list[tuple[str, ...]]:
     """Return a line a person: decisions, accepted, median seconds, right on good and bad fits.
 
-    The last two are Dawid and Skene's estimates; of few decisions they lean on everybody's.
+    The last two are Dawid and Skene's estimates; of few decisions they lean on everybody's. Where
+    no fit was judged twice and none that was judged is gold, nothing is known of them.
+
+    Args:
+        decisions: That count.
+        verdicts: Of them.
+        truth: (N,) of the gold items among the verdicts' fits, -1 where unknown.
     """
+    votes = (verdicts.human.matrix >= 0).sum(1)
+    is_measured = bool((votes > 1).any() or ((truth >= 0) & (votes > 0)).any())
     rows = decisions.select(["annotator", "verdict", "seconds"]).to_pylist()
     accuracy = verdicts.model.accuracy(verdicts.human)
     lines = []
@@ -61,7 +71,7 @@ def annotator_rows(decisions: "pa.Table", verdicts: "Verdicts") -> list[tuple[st
         clear = sum(row["verdict"] in ("accept", "reject") for row in own)
         seconds = np.array([row["seconds"] for row in own], np.float64)
         seconds = seconds[np.isfinite(seconds)]
-        is_human = not name.startswith(RULE_PREFIX) and name in accuracy
+        is_human = is_measured and not name.startswith(RULE_PREFIX) and name in accuracy
         lines.append(
             (
                 name,

@@ -107,11 +107,21 @@
   }
 
   const outboxKey = () => `fit-review-outbox:${REVIEW.base}:${REVIEW.me.name}`;
-  function keepOutbox() {
-    try { localStorage.setItem(outboxKey(), JSON.stringify(REVIEW.outbox)); } catch { /* private window */ }
+  // One entry a decision: two tabs of one person must not write over each other's.
+  function keep(decision) {
+    try { localStorage.setItem(`${outboxKey()}:${decision.decision_id}`, JSON.stringify(decision)); } catch { /* private window */ }
+  }
+  function drop(decision) {
+    try { localStorage.removeItem(`${outboxKey()}:${decision.decision_id}`); } catch { /* private window */ }
   }
   function readOutbox() {
-    try { return JSON.parse(localStorage.getItem(outboxKey()) || "[]"); } catch { return []; }
+    const found = [];
+    try {
+      for (const name of Object.keys(localStorage)) {
+        if (name.startsWith(`${outboxKey()}:`)) found.push(JSON.parse(localStorage.getItem(name)));
+      }
+    } catch { /* private window */ }
+    return found.filter((d) => d && d.decision_id).sort((a, b) => (a.at || 0) - (b.at || 0));
   }
 
   /** Send what waits, in order; retry what the network loses; drop only what the server refuses. */
@@ -123,17 +133,18 @@
       const next = REVIEW.outbox[0];
       showSaving();
       try {
-        const answer = await ask("decide", next);
+        const { at, ...said } = next;
+        const answer = await ask("decide", said);
         REVIEW.problem = "";
         REVIEW.outbox.shift();
-        keepOutbox();
+        drop(next);
         merge(answer.items);
         wait = 500;
       } catch (failure) {
         if (failure.status === 401) break;
         if (failure.status >= 400 && failure.status < 500 && failure.status !== 429) {
           REVIEW.outbox.shift();
-          keepOutbox();
+          drop(next);
           toast(`Not taken: ${failure.message}`, "bad");
           await refill();
         } else {
@@ -165,12 +176,26 @@
 
   const fileUrl = (item, name) => `${REVIEW.base}/api/file/${item.lease}/${name}`;
 
-  /** Load one picture; a picture that is still being drawn is asked for again. */
+  /** Why there will be no picture at an address; empty if there may be one later. */
+  async function whyNone(url) {
+    try {
+      const response = await fetch(url);
+      if (response.status !== 410 && response.status !== 404) return "";
+      return (await response.json().catch(() => ({}))).error || "there is none";
+    } catch { return ""; }
+  }
+
+  /** Load one picture; one that is still being drawn is asked for again. Gives why there is none. */
   function loadPicture(img, url, tries = 0) {
     return new Promise((done) => {
-      img.onload = () => img.decode().then(() => done(true), () => done(true));
-      img.onerror = () => {
-        if (tries >= 20 || !img.isConnected && tries > 3) { img.classList.add("missing"); done(false); return; }
+      img.onload = () => img.decode().then(() => done(""), () => done(""));
+      img.onerror = async () => {
+        const why = await whyNone(url);
+        if (why || tries >= 20 || !img.isConnected && tries > 3) {
+          img.classList.add("missing");
+          done(why || "it is not drawn yet");
+          return;
+        }
         setTimeout(() => loadPicture(img, `${url}${url.includes("?") ? "&" : "?"}try=${tries + 1}`, tries + 1).then(done), AHEAD_RETRY_MS);
       };
       img.src = url;
@@ -208,7 +233,14 @@
       loadPicture(thumb, fileUrl(item, `${view}.jpg`));
     }
     // The photo and the fit over it: with these somebody can judge; the zooms may come later.
-    stack.loaded = Promise.all(loads.slice(0, 2)).then(() => { stack.ready = true; });
+    stack.loaded = Promise.all(loads.slice(0, 2)).then((problems) => {
+      stack.ready = true;
+      const why = problems.find(Boolean);
+      if (!why) return;
+      // Without the fit nothing can be accepted; without the bare photo only holding Space is gone.
+      stack.blind = Boolean(problems[problems.length - 1]);
+      stack.node.append(el("p.rv-missing", {}, el("b", {}, stack.blind ? "There is no picture of this fit." : "The bare photo cannot be shown."), ` ${why}`));
+    });
     REVIEW.stacks.set(item.lease, stack);
     REVIEW.ui.frame.append(stack.node);
     return stack;
@@ -288,7 +320,7 @@
     for (const [lease, stack] of REVIEW.stacks) stack.node.classList.toggle("on", Boolean(item) && lease === item.lease);
     if (REVIEW.tutorial && !item) return;
     if (!item) {
-      ui.emptyTitle.textContent = REVIEW.mode === "adjudicate" ? "No disagreements are waiting." : "Nothing is waiting for you.";
+      tellEmpty();
       ui.root.classList.remove("busy");
       return;
     }
@@ -312,6 +344,16 @@
         REVIEW.decidedAt = 0;
       }
     }));
+  }
+
+  /** Why there is no item: without a connection nobody knows what waits. */
+  function tellEmpty() {
+    const { ui } = REVIEW;
+    const isCut = REVIEW.outbox.length > 0 && REVIEW.problem;
+    ui.emptyTitle.textContent = isCut ? "No connection." :
+      REVIEW.mode === "adjudicate" ? "No disagreements are waiting." : "Nothing is waiting for you.";
+    ui.emptyText.textContent = isCut ? "What you decided is kept here and sent when the server answers; then more items come." :
+      "New items appear when others finish, or when more fits are made.";
   }
 
   function renderAll(item, stack) {
@@ -396,6 +438,7 @@
     ui.saved.textContent = problem ? `${count} kept here · no connection` : count ? `saving ${count}` : "saved";
     ui.saved.title = problem || "Decisions are kept in this browser until the server has them.";
     ui.count.textContent = `${REVIEW.me.done_today} today`;
+    tellEmpty();
   }
 
   let toastTimer = 0;
@@ -413,7 +456,9 @@
     const item = current();
     if (!item || REVIEW.ui.root.classList.contains("busy") || REVIEW.ui.root.classList.contains("dialog")) return;
     if (REVIEW.tutorial) { practise(verdict); return; }
-    if (!REVIEW.stacks.get(item.lease)?.ready) return;
+    const stack = REVIEW.stacks.get(item.lease);
+    if (!stack?.ready) return;
+    if (stack.blind && verdict === "accept") { toast("Nobody can accept what is not to be seen: reject it (image bad), or say unsure.", "bad"); return; }
     const now = performance.now();
     const active = clock.active + (clock.since ? now - clock.since : 0);
     const decision = {
@@ -422,10 +467,10 @@
       reasons: verdict === "accept" ? [] : [...draft.reasons],
       comment: draft.comment.trim(), seconds: Math.round(active) / 1000,
       guideline: REVIEW.me.guideline, revises: REVIEW.looking ? REVIEW.looking.row.decision_id : "",
-      mode: REVIEW.mode,
+      mode: REVIEW.mode, at: Date.now(),
     };
     REVIEW.outbox.push(decision);
-    keepOutbox();
+    keep(decision);
     REVIEW.decidedAt = now;
     REVIEW.flagsTouched = false;
     REVIEW.undoable.push(decision.decision_id);
@@ -724,7 +769,7 @@
   }
 
   function dialog(name, title, ...content) {
-    return el("div.rv-dialog", { hidden: true, role: "dialog", "aria-label": title, "aria-modal": "true" },
+    return el(`div.rv-dialog.rv-dialog-${name}`, { hidden: true, role: "dialog", "aria-label": title, "aria-modal": "true" },
       el("div.rv-card", {}, el("h2", {}, title), ...content));
   }
 
@@ -759,8 +804,8 @@
     ui.frame = el("div.rv-frame", { tabIndex: -1 });
     ui.viewName = el("span.rv-viewname");
     ui.emptyTitle = el("b");
-    ui.empty = el("div.rv-empty", {}, ui.emptyTitle,
-      el("p", {}, "New items appear when others finish, or when more fits are made."),
+    ui.emptyText = el("p");
+    ui.empty = el("div.rv-empty", {}, ui.emptyTitle, ui.emptyText,
       button("", "Look again", "rv-plain", () => refill()));
     ui.opacity = el("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": "Opacity of the fit",
       oninput: () => setOpacity(Number(ui.opacity.value) / 100) });
@@ -867,8 +912,8 @@
     setTheme(REVIEW.me.settings.theme || "");
     build(root);
     REVIEW.outbox = readOutbox();
+    REVIEW.me.done_today += REVIEW.outbox.length;
     showSaving();
-    const oldClose = closePanel;
     document.addEventListener("keydown", onKey);
     document.addEventListener("keyup", (event) => { if (event.key === " ") setBare(false); });
     window.addEventListener("blur", () => setBare(false));
@@ -877,14 +922,14 @@
       if (document.hidden) { if (clock.since) clock.active += performance.now() - clock.since; clock.since = 0; }
       else clock.since = performance.now();
     });
-    for (const node of document.querySelectorAll("#guide-close")) {
-      node.addEventListener("click", () => { oldClose(); afterGuide(); });
-    }
+    // On the document: Gradio may draw its buttons later than this, and anew.
+    document.addEventListener("click", (event) => {
+      if (event.target.closest?.("#guide-close")) { closePanel(); afterGuide(); }
+      if (event.target.closest?.("#mesh-close")) closeMesh();
+    });
     document.addEventListener("keyup", (event) => {
       if ((event.key === "Escape" || event.key === "g") && !REVIEW.panel) afterGuide();
     });
-    document.querySelector("#mesh-close")?.addEventListener("click", closeMesh);
-    window.addEventListener("beforeunload", keepOutbox);
     try {
       const { items } = await first.next;
       if (REVIEW.outbox.length) flush();
@@ -901,7 +946,14 @@
         el("button.rv-plain", { type: "button", onclick: () => openPanel("guide") }, "Read them"));
       REVIEW.ui.banner.hidden = false;
     }
-    setInterval(() => { if (!document.hidden && REVIEW.items.length) ask("next", { mode: REVIEW.mode }).then((a) => merge(a.items)).catch(() => {}); }, 240000);
+    // Leases are kept alive; a page without an item sees that there is something again.
+    let quiet = 0;
+    setInterval(() => {
+      quiet += 1;
+      if (document.hidden || REVIEW.tutorial || (REVIEW.items.length && quiet < 8)) return;
+      quiet = 0;
+      ask("next", { mode: REVIEW.mode }).then((a) => merge(a.items)).catch(() => {});
+    }, 30000);
   };
 
   // Asked for before Gradio has drawn its frame.

@@ -177,13 +177,15 @@ def test_what_the_network_loses_is_sent_later(site, open_page):
     page.route("**/api/decide", lambda route: route.abort())
     lost = [press(page, "a") for _ in range(2)]
     page.wait_for_selector(".rv-saved.bad:has-text('2 kept here')")
+    lost += [press(page, "a") for _ in range(page.evaluate("FitReview.items.length"))]
+    page.wait_for_selector(".rv-empty:has-text('No connection.')")
     page.unroute("**/api/decide")
     page.reload()
     page.wait_for_function("window.FitReview && FitReview.me")
     saved(page)
     found = fits_by_lease(site, "adele")
-    assert set(lost) <= set(found)
-    assert len(site.decisions.history(annotator="adele")) == 2
+    assert set(lost) <= set(found) and len(lost) >= 3
+    assert len(site.decisions.history(annotator="adele")) == len(lost)
 
 
 def test_a_comment_with_html_stays_text(site, open_page):
@@ -197,6 +199,26 @@ def test_a_comment_with_html_stays_text(site, open_page):
     page.wait_for_selector(".rv-toast.bad")
     assert "plain text" in page.inner_text(".rv-toast")
     assert site.decisions.events("script_refused")
+
+
+@pytest.mark.parametrize("is_phone", [False, True])
+def test_panels_are_closed_by_their_buttons(site, open_page, is_phone):
+    """A phone has no Escape key."""
+    options = {"width": 390, "height": 844, "has_touch": True, "is_mobile": True}
+    page = open_page(site, "dora", **options if is_phone else {})
+    lease(page)
+    press_on = page.tap if is_phone else page.click
+    press_on(".rv-link:has-text('Guidelines')")
+    page.wait_for_selector("#guide-panel h1:has-text('How to judge a fit')")
+    press_on("#guide-close")
+    page.wait_for_selector("#guide-panel h1", state="hidden")
+    press_on(".rv-link:has-text('History')")
+    press_on(".rv-panel header button")
+    page.wait_for_selector(".rv-panel", state="hidden")
+    page.locator("button[title='3D']").tap() if is_phone else page.click("button[title='3D']")
+    page.wait_for_selector("#mesh-close")
+    press_on("#mesh-close")
+    page.wait_for_selector("#mesh-close", state="hidden")
 
 
 def test_guidelines_help_and_menu(site, open_page):
@@ -245,6 +267,8 @@ def test_the_owners_page(site, open_page):
 
 
 def test_the_tutorial_teaches_newcomers(site, open_page):
+    """The page's own items first, then the owner's."""
+    from annotate_ui.tutorial import built_in_lessons
     from curation.gold import GoldItem, GoldItems
 
     golds = GoldItems(site.decisions)
@@ -258,20 +282,77 @@ def test_the_tutorial_teaches_newcomers(site, open_page):
     site.accounts.add("nora", "password-nora", "annotator")
     page = open_page(site, "nora")
     page.wait_for_selector("text=Welcome, nora.")
+    page.wait_for_selector("text=10 items to practise on")
     page.keyboard.press("Enter")
     page.wait_for_selector("#guide-panel h1")
-    page.keyboard.press("Escape")
-    for verdict in ("Right.", "We would have said: reject."):
+    page.click("#guide-close")
+    answers = [lesson.gold.verdict for lesson in built_in_lessons()[:8]]
+    titles = ["Right."] * 8 + ["Right.", "We would have said: reject."]
+    for verdict, title in zip([*answers, "accept", "accept"], titles, strict=True):
         page.wait_for_function(
             "FitReview.tutorial && FitReview.shownLease === "
             "FitReview.tutorial.items[FitReview.tutorial.at]?.lease"
         )
-        page.keyboard.press("a")
-        page.wait_for_selector(f"h3:has-text('{verdict}')")
+        assert page.evaluate("document.querySelector('.rv-layer.on .rv-fit').naturalWidth") > 100
+        for key in ("a",) if verdict == "accept" else ("r", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_selector(f"h3:has-text('{title}')")
         page.keyboard.press("Enter")
-    page.wait_for_selector("text=1 of 2 as we would have said it")
+    page.wait_for_selector("text=9 of 10 as we would have said it")
     page.keyboard.press("Enter")
     assert press(page, "a")
     saved(page)
     assert len(site.decisions.history(annotator="nora")) == 1
     assert site.accounts.person("nora").tutorial_at
+
+
+def test_two_tabs_of_one_person_lose_nothing(site, open_page):
+    """What one tab could not send yet survives what the other does."""
+    page = open_page(site, "adele")
+    lease(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_function("window.FitReview && FitReview.shownAt")
+    before = len(site.decisions.history(annotator="adele"))
+    page.route("**/api/decide", lambda route: route.abort())
+    kept = press(page, "s")
+    page.wait_for_selector(".rv-saved.bad")
+    other.evaluate("FitReview.items.shift()")  # the same items wait in both tabs
+    other.keyboard.press("Escape")
+    other.reload()  # sends what it finds, the first tab's decision among it
+    other.wait_for_function("window.FitReview && FitReview.me")
+    saved(other)
+    assert kept in fits_by_lease(site, "adele")
+    page.unroute("**/api/decide")
+    saved(page)
+    assert len(site.decisions.history(annotator="adele")) == before + 1
+
+
+def test_a_fit_whose_photo_is_gone_is_not_accepted(open_page, tmp_path):
+    """It is told at once, without waiting; and judging goes on."""
+    from types import SimpleNamespace
+
+    from curation.accounts import Accounts
+    from curation.decisions import DecisionStore
+    from tests.review_server import Server
+    from tests.review_store import make_store
+
+    make_store(tmp_path, 3, pictures=False)
+    url = f"sqlite:///{tmp_path}/decisions.sqlite"
+    decisions = DecisionStore(url)
+    accounts = Accounts(decisions)
+    accounts.add("anna", "password-anna", "annotator")
+    accounts.finish_tutorial("anna")
+    with Server(tmp_path, url) as server:
+        page = open_page(SimpleNamespace(url=server.url), "anna", shown=False)
+        page.wait_for_selector(".rv-missing:has-text('There is no picture')", timeout=30000)
+        shown = lease(page)
+        page.keyboard.press("a")
+        page.wait_for_selector(".rv-toast.bad:has-text('not to be seen')")
+        page.keyboard.press("r")
+        page.click(".rv-reason[data-reason=image_bad]")
+        page.keyboard.press("Enter")
+        saved(page)
+    assert [(d.verdict, d.reasons) for d in decisions.current()] == [("reject", ("image_bad",))]
+    assert shown
+    decisions.close()

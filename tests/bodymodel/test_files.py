@@ -62,6 +62,7 @@ def test_hands_of_each_family(tmp_path):
         ("smplx", "female", "SMPLX_FEMALE.npz"),
         ("smplx", "male", "models/smplx/SMPLX_MALE.npz"),
         ("smplx", "male", "SMPLX_MALE.pkl"),
+        ("smplx", "male", "smplx/SMPLX_MALE_2020.npz"),
         ("smplh", "male", "SMPLH_MALE.pkl"),
         ("smplh", "male", "smplh/male/model.npz"),
         ("smpl", "male", "SMPL_MALE.pkl"),
@@ -70,6 +71,8 @@ def test_hands_of_each_family(tmp_path):
         ("mano", "neutral", "mano/MANO_RIGHT.pkl"),
         ("flame", "neutral", "FLAME_NEUTRAL.pkl"),
         ("flame", "neutral", "flame/generic_model.pkl"),
+        ("flame", "neutral", "flame/flame2023.pkl"),
+        ("smpl", "male", "smpl/models/basicmodel_m_lbs_10_207_0_v1.1.0.pkl"),
     ],
 )
 def test_the_published_layouts_are_found(tmp_path, family, gender, name):
@@ -110,8 +113,12 @@ def test_a_missing_file_says_what_to_do(tmp_path):
     assert str(tmp_path / "smplx" / "SMPLX_NEUTRAL.npz") in text
     assert "smpl-x.is.tue.mpg.de" in text
     assert "'open'" in text
+    assert "there is a" not in text
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_body(tmp_path / "nowhere")
+    (tmp_path / "SMPLX_NEUTRAL.npz").touch()
+    with pytest.raises(FileNotFoundError, match="there is a neutral one"):
+        load_body(tmp_path, gender="male")
 
 
 def test_npz_with_pickled_dicts_loads_and_does_not_unpickle_them(tmp_path, toy):

@@ -263,3 +263,44 @@ def test_a_killed_run_goes_on(tmp_path):
 
     ids = [r["image_id"] for r in FitStore(tmp_path / "out" / "fits").iter_rows(["image_id"])]
     assert sorted(ids) == [f"a/{k:06d}" for k in range(400)]
+
+
+def test_clips_of_one_body_with_more_and_less_expression(tmp_path, capsys):
+    """Each keeps its own: what was built for the first must not be taken for the second."""
+    rng = np.random.default_rng(0)
+    for name, width in (("a", 3), ("b", 10)):
+        np.savez(
+            tmp_path / f"{name}.npz", global_orient=np.zeros((2, 3)), body_pose=np.zeros((2, 63)),
+            betas=np.zeros(10), expression=rng.normal(size=(2, width)),
+        )  # fmt: skip
+    wide = np.zeros((2, 50))  # Motion-X has fifty, most of them zero
+    wide[:, :10] = 1
+    np.savez(
+        tmp_path / "c.npz", global_orient=np.zeros((2, 3)), body_pose=np.zeros((2, 63)),
+        betas=np.zeros(10), expression=wide,
+    )  # fmt: skip
+    flags = ("--from-models", "open", "--to-models", "open", "--out", tmp_path / "out")
+    status, line, _ = run(capsys, tmp_path, *flags)
+    assert status == 0 and line["ok"] == 6 and not line["bad_files"]
+    rows = pq.ParquetDataset(tmp_path / "out" / "data" / "c").read(["expression"]).to_pydict()
+    np.testing.assert_allclose(rows["expression"], np.ones((2, 10)), atol=0.02)
+
+
+def test_a_gender_without_a_file_is_told_once(tmp_path, capsys, log, smplx):
+    from bodymodel.openbody import load_open_arrays
+
+    (tmp_path / "models").mkdir()
+    np.savez(tmp_path / "models" / "SMPLX_NEUTRAL.npz", **load_open_arrays("smplx", "neutral"))
+    (tmp_path / "in").mkdir()
+    pose, betas, transl = smpl_people(2)
+    for name in "ab":
+        np.savez(
+            tmp_path / "in" / f"{name}.npz", poses=pose.reshape(2, 72), betas=betas, trans=transl,
+            gender="female",
+        )  # fmt: skip
+    flags = (tmp_path / "in", "--from-models", "open", "--to-models", tmp_path / "models")
+    status, line, _ = run(capsys, *flags, "--out", tmp_path / "out")
+    assert status == 1 and line["bad_files"] == 2
+    assert log.text.count("there is a neutral one") == 1 and "--gender neutral" in log.text
+    status, line, _ = run(capsys, *flags, "--out", tmp_path / "out", "--gender", "neutral")
+    assert status == 0 and line["ok"] == 4

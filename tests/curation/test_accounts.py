@@ -190,3 +190,24 @@ def test_names_are_parameters_not_sql(accounts):
         accounts.log_in("anna' OR '1'='1", "x", "a'); DROP TABLE annotator; --")
     with accounts._database.read() as raw:
         assert raw.scalar(sa.select(sa.func.count()).select_from(db.annotator)) == 1
+
+
+def test_names_of_any_script(accounts):
+    """The same letter written in two ways is one name; letters that look alike do not mix."""
+    accounts.add("Jürgen", "password-1234", "annotator")
+    assert accounts.log_in("Ju\u0308rgen", "password-1234").person.name == "Jürgen"
+    accounts.add("анна", "password-1234", "annotator")
+    accounts.add("田中", "password-1234", "annotator")
+    for name in (
+        "анна".upper(),
+        "JÜRGEN",
+        "Ju\u0308rgen",
+        "\u0430nna",
+        "a b",
+        "-a",
+        "",
+        "a" * 41,
+        "<b>",
+    ):
+        with pytest.raises(AccountError):
+            accounts.add(name, "password-1234", "annotator")

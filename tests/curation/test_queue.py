@@ -294,11 +294,13 @@ def test_the_tutorial_keeps_first_answers(make_queue):
     gold = GoldItems(queue.store)
     gold.add(GoldItem(f, "reject", in_tutorial=True) for f, _, _ in items(12))
     assert len(gold.tutorial()) == 10
-    assert gold.practise("anna", items(1)[0][0], "accept") is False
-    assert gold.practise("anna", items(1)[0][0], "reject") is True
-    assert gold.practised("anna") == {items(1)[0][0]: False}
-    with pytest.raises(DecisionError):
-        gold.practise("anna", "nothing", "accept")
+    first = gold.tutorial()[0]
+    assert gold.practise("anna", first, "accept") is False
+    assert gold.practise("anna", first, "reject") is True
+    assert gold.practised("anna") == {first.fit_id: False}
+    for item, verdict in ((GoldItem("nothing", "accept"), "accept"), (first, "perhaps")):
+        with pytest.raises(DecisionError):
+            gold.practise("anna", item, verdict)
     assert queue.store.history() == []
 
 
