@@ -161,8 +161,9 @@ def predict_people(
     from regressor.checkpoints import load_model
     from regressor.evaluation.inputs import EvaluationError, Predictions
     from regressor.predictor import PersonBox, Predictor
+    from regressor.weights import weights_file
 
-    model, _ = load_model(files.body, config.checkpoint, config.device)
+    model, _ = load_model(files.body, weights_file(config.checkpoint), config.device)
     predictor = Predictor(model, files.body)
     posed = BodyModel(files.body).to(config.device)
     keys: list[str] = []

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from regressor.weights import weights_file
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -35,7 +37,7 @@ class ExportConfig:
     """What is exported. Every field is a flag."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """Weights of regressor.train."""
+    """Weights of regressor.train, or bundled."""
     out: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.ts|.pt2|.onnx|.safetensors")
     ]
@@ -75,7 +77,8 @@ def export(config: ExportConfig) -> int:
         raise UsageError(f"{config.out} must end in one of {', '.join(writers)}, .safetensors")
     if kind == ".onnx":
         _require_onnx()
-    if not config.checkpoint.is_file():
+    weights = weights_file(config.checkpoint)
+    if not weights.is_file():
         raise UsageError(f"there are no weights at {config.checkpoint}; regressor.train makes some")
 
     import torch
@@ -85,7 +88,7 @@ def export(config: ExportConfig) -> int:
 
     body = load_body(config.body)
     try:
-        model, checkpoint = load_model(body, config.checkpoint)
+        model, checkpoint = load_model(body, weights)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if kind == ".safetensors":

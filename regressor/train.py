@@ -134,18 +134,18 @@ def model_config(size: Size) -> "ExposeConfig":
     return ExposeConfig(body=body, body_size=224, mixed_features=False)
 
 
-def loss_weights(size: Size) -> "LossWeights":
-    """Return the losses' weights for a size: the released ones, but for ``cpu``."""
+def loss_weights(size: Size, parts: bool) -> "LossWeights":
+    """Return the losses' weights for a size, with parts' networks or the body's alone."""
     from regressor.losses import LossWeights
 
     if size not in ("cpu", "mediapipe"):
-        return LossWeights()
-    # 93 points and 30 rotations of face and fingers, a few pixels of this crop, would drown the
-    # body; the places of joints are what teaches the encoder first
-    return LossWeights(
-        body_3d=2.0, root=2.0, fingers=0.2, part_points_in_body=0.1, joint_maps=5.0,
-        joint_places=3.0, joint_depths=3.0,
-    )  # fmt: skip
+        return LossWeights()  # as released
+    # the places of joints are what teaches the encoder first
+    weights = LossWeights(body_3d=2.0, root=2.0, joint_maps=5.0, joint_places=3.0, joint_depths=3.0)
+    if parts and size == "mediapipe":
+        return weights
+    # 93 points and 30 rotations of face and fingers, few pixels of this crop, would drown the body
+    return replace(weights, fingers=0.2, part_points_in_body=0.1)
 
 
 def augmentation(size: Size) -> "AugmentConfig":
@@ -378,7 +378,8 @@ def _turn(
 
     try:
         return train_loop(
-            model, mixture, loop, loss_weights(config.size), config.out / name, rank, body.sha256,
+            model, mixture, loop, loss_weights(config.size, settings.parts), config.out / name,
+            rank, body.sha256,
             check=check if any(held) else None, tell=tell, stop=stop,
         )  # fmt: skip
     finally:

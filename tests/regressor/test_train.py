@@ -109,7 +109,7 @@ def test_a_smooth_rate_falls_all_the_way_and_never_rises():
 
 def test_what_a_cpu_trains_is_not_what_was_released():
     """Sizes for a CPU differ where an hour has to do; the others stay ExPose's."""
-    assert loss_weights("small") == LossWeights()
+    assert loss_weights("small", parts=False) == LossWeights()
     assert augmentation("resnet50") == AugmentConfig()
     config = model_config("cpu")
     assert config.dropout == 0
