@@ -8,6 +8,7 @@ from bodymodel.spec import keypoint_part
 from regressor.expose import PART_NAMES, Expose, ExposeOutput, Pictures
 from regressor.losses import (
     LossWeights,
+    centred_keypoint_loss,
     keypoint_loss,
     place_loss,
     rotation_loss,
@@ -83,12 +84,15 @@ def expose_loss(
         part, of_part = output.crops[name], model.part_points(name)
         # a crop that shows little of its part teaches nothing
         enough = (seen[:, of_part].sum(1, keepdim=True) >= 8).float()
-        terms[f"{name}_2d"] = weights.part_2d * keypoint_loss(
+        of_it = (
             part.to_unit(final.points_px[:, of_part]),
             part.to_unit(known_2d[:, of_part, :2]),
             seen[:, of_part] * enough,
             reduction,
         )
+        terms[f"{name}_2d"] = weights.part_2d * keypoint_loss(*of_it)
+        if weights.part_2d_centred:
+            terms[f"{name}_2d_centred"] = weights.part_2d_centred * centred_keypoint_loss(*of_it)
 
     rotation_weight = targets.rotation_weight.clone()
     rotation_weight[:, 0] *= weights.root

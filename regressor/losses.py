@@ -32,6 +32,17 @@ def keypoint_loss(points: Tensor, target: Tensor, weight: Tensor, reduction: Red
     return masked((points - target).abs().sum(-1), weight, reduction)
 
 
+def centred_keypoint_loss(
+    points: Tensor, target: Tensor, weight: Tensor, reduction: Reduction
+) -> Tensor:
+    """``keypoint_loss`` of points around their weighted middle, targets around theirs."""
+    share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-6))[..., None]
+    target = torch.where(weight[..., None] > 0, target, 0)  # a missing label may be NaN
+    points = points - (share * points).sum(-2, keepdim=True)
+    target = target - (share * target).sum(-2, keepdim=True)
+    return keypoint_loss(points, target, weight, reduction)
+
+
 def rotation_angle(a: Tensor, b: Tensor) -> Tensor:
     """(..., 3, 3) x 2 -> (...) geodesic distance in radians, with a finite slope everywhere.
 
@@ -87,6 +98,9 @@ class LossWeights:
     """2D points of all parts in units of the body's crop."""
     part_2d: float = 1.0
     """2D points of hands and head, each in units of its own crop (equation 10)."""
+    part_2d_centred: float = 0.0
+    """The same around the part's middle, which a body that stands a bit off does not drown (not in
+    ExPose, whose body networks are trained for longer)."""
     body_3d: float = 1.0
     part_3d: float = 0.0
     rotations: float = 1.0

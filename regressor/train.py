@@ -143,7 +143,8 @@ def loss_weights(size: Size, parts: bool) -> "LossWeights":
     # the places of joints are what teaches the encoder first
     weights = LossWeights(body_3d=2.0, root=2.0, joint_maps=5.0, joint_places=3.0, joint_depths=3.0)
     if parts and size == "mediapipe":
-        return weights
+        # what the body network, which is fixed, is off by is none of the parts' business
+        return replace(weights, part_2d=0.0, part_2d_centred=1.0, part_points_in_body=0.0)
     # 93 points and 30 rotations of face and fingers, few pixels of this crop, would drown the body
     return replace(weights, fingers=0.2, part_points_in_body=0.1)
 

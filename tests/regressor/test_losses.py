@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bodymodel.rotations import rotvec_to_rotmat
 from regressor.losses import (
+    centred_keypoint_loss,
     keypoint_loss,
     masked,
     rotation_angle,
@@ -58,3 +59,14 @@ def test_terms_are_zero_at_the_truth():
     assert float(squared_loss(betas, betas, torch.ones(2), "sum")) == 0
     assert float(shape_margin_loss(betas.clamp(-3, 3))) == 0
     assert float(shape_margin_loss(torch.full((1, 10), 5.0))) == 40
+
+
+def test_centred_points_do_not_know_where_they_are():
+    points, shift = torch.randn(2, 5, 2), torch.tensor([[[3.0, -1.0]], [[0.0, 7.0]]])
+    weight = torch.tensor([[1.0, 1, 0, 1, 0.5], [1, 1, 1, 1, 1]])
+    target = points + shift
+    target[0, 2] = torch.nan  # not labelled
+    off = centred_keypoint_loss(points, target, weight, "sum")
+    assert float(off) < 1e-5
+    away = centred_keypoint_loss(2 * points, target, weight, "sum")
+    assert torch.isfinite(away) and float(away) > 0.1
