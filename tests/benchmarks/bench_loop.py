@@ -19,11 +19,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bodymodel.files import load_body
 from curation.decisions import Decision, DecisionStore, default_url
 from curation.store import FitStore
-from fitting.demo import main as make_demo
+from fitting.demo import DemoConfig, make_demo
 from fitting.run import main as fit
 from regressor.checkpoints import load_model
 from regressor.figures import held_out_figures
@@ -53,6 +54,7 @@ def review(rows: list[dict], store: Path, accept_mm: float) -> int:
     return sum(good)
 
 
+@torch.no_grad()
 def regressor_figures(weights: Path, people: SyntheticPeople) -> dict[str, float]:
     """On people whose truth is known."""
     model, _ = load_model(load_body(), weights)
@@ -70,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         people, others = Path(folder) / "people", Path(folder) / "others"
-        make_demo([str(people), "--count", str(args.count), "--seed", str(args.seed)])
+        make_demo(DemoConfig(people, args.count, args.seed))
         unseen = make_people(SyntheticConfig(others, 100, size=320, seed=992, held_out=True))
         rounds, stores = [], []
         weights = weights_file(BUNDLED)
@@ -110,7 +112,7 @@ def print_table(rounds: list[dict], count: int) -> None:
             {
                 "round": number if "pa_mpjpe_mm" in r else "-",
                 "starts": r["start"],
-                "accepted": r["accepted"],
+                "accepted": int(r["accepted"]),
                 "mpjpe_mm": round(float(np.median(error)), 1),
                 "mpjpe_90_mm": round(float(np.percentile(error, 90)), 1),
                 "at_best": round(float(share), 3),
