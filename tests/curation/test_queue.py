@@ -101,8 +101,10 @@ def test_the_most_useful_comes_next(make_queue):
         queue.set_priorities({items(1)[0][0]: math.nan})
 
 
-def test_the_audit_is_a_tenth_and_uniform_whatever_the_priorities(make_queue):
+def test_the_audit_is_a_tenth_and_uniform_whatever_the_priorities(make_queue, monkeypatch):
     """What was judged of the audit is in the order of a hash that priorities do not enter."""
+    # the same draws every time: one in some thousand databases is beyond four deviations
+    monkeypatch.setattr(db.Database, "seed", lambda self: "drawn once")
     queue = make_queue(2000)
     queue.set_priorities({f"{k:032x}": k / 2000 for k in range(2000)})
     leases = queue.take("anna", 400)
