@@ -8,6 +8,8 @@ import logging
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -20,7 +22,39 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 20.0
 
 
-class StoreWatch:
+class _Repeated(ABC):
+    """Looks every so many seconds, in a thread of its own, while it is entered.
+
+    What goes wrong is logged: the page goes on with what it has.
+    """
+
+    def __init__(self, review: Review, seconds: float) -> None:
+        self._review, self._seconds = review, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @abstractmethod
+    def look(self) -> bool:
+        """Look once; return whether anything was done."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; what is under way is left to end by itself."""
+        self._stop.set()
+        self._thread.join(2)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self.look()
+            except Exception:
+                _log.exception("%s failed, and is tried again", type(self).__name__)
+
+
+class StoreWatch(_Repeated):
     """Takes up fits that are stored while the page is open, while it is entered.
 
     Args:
@@ -29,30 +63,17 @@ class StoreWatch:
     """
 
     def __init__(self, review: Review, seconds: float = _LOOK_SECONDS) -> None:
-        self._review, self._seconds = review, seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__(review, seconds)
 
-    def __enter__(self) -> "StoreWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._stop.set()
-        self._thread.join(2)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                new = self._review.refresh()
-                if new:
-                    _log.info("%d new fits are in the queue", new)
-            except Exception:  # the page goes on with what it has
-                _log.exception("the store could not be read again")
+    def look(self) -> bool:
+        """Take up what is new; return whether anything was."""
+        new = self._review.refresh()
+        if new:
+            _log.info("%d new fits are in the queue", new)
+        return bool(new)
 
 
-class Retrainer:
+class Retrainer(_Repeated):
     """Has the model retrained after so many new decisions, while it is entered.
 
     Args:
@@ -61,26 +82,8 @@ class Retrainer:
     """
 
     def __init__(self, review: Review, every: int) -> None:
-        self._review, self._every = review, every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._learned = 0
-
-    def __enter__(self) -> "Retrainer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; a training that is under way is left to end by itself."""
-        self._stop.set()
-        self._thread.join(2)
-
-    def _run(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
-            try:
-                self.look()
-            except Exception:  # the page goes on with the old order
-                _log.exception("the queue could not be ordered anew")
+        super().__init__(review, _LOOK_SECONDS)
+        self._every, self._learned = every, 0
 
     def look(self) -> bool:
         """Retrain if there are enough new decisions; return whether that was done."""

@@ -16,7 +16,7 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 
-from bodymodel.pickles import UnsafePickleError, _DType, _plain, _Record, find_record
+from bodymodel.pickles import UnsafePickleError, _DType, _plain, _Record, explained, find_record
 
 __all__ = ["load_nested_pickle"]
 
@@ -38,20 +38,14 @@ def load_nested_pickle(path: str | Path) -> object:
         ValueError: If it is damaged, or compressed otherwise.
     """
     path = Path(path)
-    with path.open("rb") as file, tempfile.TemporaryFile() as unpacked:
-        try:
-            source = file
-            if _unpack(file, unpacked):
-                source = unpacked
-            source.seek(0)
-            return _plain(_StreamUnpickler(source, encoding="latin1").load())
-        except UnsafePickleError as error:
-            raise UnsafePickleError(f"{path}: {error}") from None
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise ValueError(
-                f"{path} cannot be read as a pickle ({type(error).__name__}: {error}); "
-                "is it complete?"
-            ) from error
+    with (
+        path.open("rb") as file,
+        tempfile.TemporaryFile() as unpacked,
+        explained(str(path), "; is it complete?"),
+    ):
+        source = unpacked if _unpack(file, unpacked) else file
+        source.seek(0)
+        return _plain(_StreamUnpickler(source, encoding="latin1").load())
 
 
 def _unpack(file: BinaryIO, to: BinaryIO) -> bool:

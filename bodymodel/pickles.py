@@ -10,6 +10,8 @@ within the file's reach.
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,16 +41,8 @@ def load_model_pickle(path: str | Path) -> dict[str, object]:
         ValueError: If it is damaged or not a dict.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        try:
-            content = _Unpickler(file, encoding="latin1").load()
-        except UnsafePickleError as error:
-            raise UnsafePickleError(f"{path}: {error}") from None
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise ValueError(
-                f"{path} cannot be read as a pickle ({type(error).__name__}: {error}); "
-                "is the download complete?"
-            ) from error
+    with path.open("rb") as file, explained(str(path), "; is the download complete?"):
+        content = _Unpickler(file, encoding="latin1").load()
     if not isinstance(content, dict):
         kind = type(content).__name__.lstrip("_")
         raise ValueError(f"{path} must hold a dict of arrays, it holds {kind}")
@@ -69,13 +63,29 @@ def load_plain_pickle(file: BinaryIO, source: str) -> object:
         UnsafePickleError: As load_model_pickle.
         ValueError: If it is damaged.
     """
-    try:
+    with explained(source):
         return _plain(_Unpickler(file, encoding="latin1").load())
+
+
+@contextmanager
+def explained(source: str, question: str = "") -> Iterator[None]:
+    """Turn whatever reading a pickle raises into errors that name the file.
+
+    Args:
+        source: What to call it.
+        question: What ends the message of a damaged one.
+
+    Raises:
+        UnsafePickleError: If that was raised.
+        ValueError: If anything else was.
+    """
+    try:
+        yield
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{source}: {error}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise ValueError(
-            f"{source} cannot be read as a pickle ({type(error).__name__}: {error})"
+            f"{source} cannot be read as a pickle ({type(error).__name__}: {error}){question}"
         ) from error
 
 

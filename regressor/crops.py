@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from regressor.upright import about_view
+
 
 @dataclass(frozen=True, eq=False)
 class AffineCrop:
@@ -104,8 +106,7 @@ class AffineCrop:
 
     def turned(self, angle: Tensor) -> "AffineCrop":
         """Turn what the crop shows about its middle by (B,) radians, clockwise as seen."""
-        cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        turn = about_view(angle)[..., :2, :2]
         linear = turn @ self.matrix[..., :2]
         middle = self.size / 2
         shift = turn @ (self.matrix[..., 2:] - middle) + middle

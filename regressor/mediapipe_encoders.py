@@ -76,7 +76,6 @@ class MediaPipeEncoder(nn.Module):
         part: Which.
 
     Attributes:
-        size: Side of the picture it looks at.
         channels: By stride, of the maps that ``forward`` returns. The last is no map: under the
             crop's side it has one cell, features of the whole crop and the landmarks found.
 
@@ -88,7 +87,6 @@ class MediaPipeEncoder(nn.Module):
     def __init__(self, part: Part) -> None:
         super().__init__()
         self._file = file = _FILES[part]
-        self.size = file.size
         order = [k for tensors in file.maps.values() for k in tensors]
         order += [file.features, file.points[0]]
         self.graph = TfliteGraph(

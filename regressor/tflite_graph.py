@@ -68,7 +68,7 @@ class TfliteGraph(nn.Module):
     def _needed(self, reader: "_Reader") -> list[_Layer]:
         """The layers on the way to the outputs, in order; their weights become buffers."""
         made_by = {op.Outputs(0): op for op in reader.operators() if not reader.is_weight(op)}
-        wanted, ops, seen = list(self.outputs), [], set()
+        wanted, seen = list(self.outputs), set()
         while wanted:
             tensor = wanted.pop()
             if tensor == self._input or tensor in seen:
@@ -76,11 +76,9 @@ class TfliteGraph(nn.Module):
             seen.add(tensor)
             if tensor not in made_by:
                 raise ValueError(f"{reader.path} has no layer that makes tensor {tensor}")
-            ops.append(made_by[tensor])
             wanted += reader.variable_inputs(made_by[tensor])
-        order = {op.Outputs(0): k for k, op in enumerate(reader.operators())}
         layers = []
-        for op in sorted(ops, key=lambda op: order[op.Outputs(0)]):
+        for op in (op for output, op in made_by.items() if output in seen):  # in the file's order
             run, weights = reader.layer(op)
             names = []
             for weight in weights:
@@ -125,7 +123,7 @@ class _Reader:
         # the field grew out of a byte: readers take the larger of the old and the new one
         self._kinds = [names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())] for c in codes]
         self._unpacked = {  # weights are stored as half precision and unpacked by a layer
-            op.Outputs(0): op.Inputs(0) for op in self.operators() if self.kind(op) == "DEQUANTIZE"
+            op.Outputs(0): op.Inputs(0) for op in self.operators() if self.is_weight(op)
         }
 
     def operators(self) -> list[Any]:
@@ -140,24 +138,27 @@ class _Reader:
     def is_weight(self, op: Any) -> bool:
         return self.kind(op) == "DEQUANTIZE"
 
-    def constant(self, tensor: int) -> np.ndarray | None:
-        """The numbers of a tensor, or None if a layer makes it."""
-        tensor = self._unpacked.get(tensor, tensor)
-        entry = self.graph.Tensors(tensor)
-        buffer = self.model.Buffers(entry.Buffer())
-        if not buffer.DataLength():
-            return None
-        values = np.frombuffer(buffer.DataAsNumpy().tobytes(), _TYPES[entry.Type()])
+    def _buffer(self, tensor: int) -> Any:
+        """Where the numbers of a tensor lie; empty if a layer makes it."""
+        return self.model.Buffers(self.graph.Tensors(self._unpacked.get(tensor, tensor)).Buffer())
+
+    def _constant(self, tensor: int) -> np.ndarray:
+        """The numbers of a tensor that no layer makes."""
+        entry = self.graph.Tensors(self._unpacked.get(tensor, tensor))
+        raw = self._buffer(tensor).DataAsNumpy().tobytes()
+        values = np.frombuffer(raw, _TYPES[entry.Type()])
         values = values.reshape(self.shape(tensor)) if entry.ShapeLength() else values
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
+    def _inputs(self, op: Any, constant: bool) -> list[int]:
+        inputs = [int(k) for k in op.InputsAsNumpy() if k >= 0]
+        return [k for k in inputs if bool(self._buffer(k).DataLength()) == constant]
+
     def variable_inputs(self, op: Any) -> list[int]:
-        inputs = (int(k) for k in op.InputsAsNumpy())
-        return [k for k in inputs if k >= 0 and self.constant(k) is None]
+        return self._inputs(op, constant=False)
 
     def weights(self, op: Any) -> list[np.ndarray]:
-        inputs = (int(k) for k in op.InputsAsNumpy())
-        return [c for k in inputs if k >= 0 and (c := self.constant(k)) is not None]
+        return [self._constant(k) for k in self._inputs(op, constant=True)]
 
     def options(self, op: Any, kind: type) -> Any:
         table, options = op.BuiltinOptions(), kind()
@@ -192,7 +193,7 @@ class _Reader:
             (amounts,) = weights  # (4, 2): batch, rows, columns, channels
             (top, bottom), (left, right), last = amounts[1], amounts[2], amounts[3]
             pads = tuple(int(n) for n in (left, right, top, bottom, *last))
-            return partial(_pad, pads=pads), []
+            return partial(functional.pad, pad=pads), []
         if kind == "MAX_POOL_2D":
             options = self.options(op, self._schema.Pool2DOptions)
             size = (options.FilterHeight(), options.FilterWidth())
@@ -203,7 +204,9 @@ class _Reader:
             options = self.options(op, self._schema.ResizeBilinearOptions)
             if not options.HalfPixelCenters() or options.AlignCorners():
                 raise ValueError(f"{self.path} resizes by pixels' corners, which is not known here")
-            return partial(_resize, size=self.shape(op.Outputs(0))[1:3]), []
+            size = self.shape(op.Outputs(0))[1:3]
+            resize = partial(functional.interpolate, mode="bilinear", align_corners=False)
+            return partial(resize, size=size), []
         if kind == "PRELU":
             return functional.prelu, [weights[0].reshape(-1)]
         if kind == "MEAN":
@@ -259,11 +262,6 @@ def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[-1], *shape[1:-1])
 
 
-def _pad(x: Tensor, pads: tuple[int, ...]) -> Tensor:
-    """Zeros around: left, right, top, bottom, and after the channels."""
-    return functional.pad(x, pads)
-
-
 def _convolve(
     x: Tensor,
     kernel: Tensor,
@@ -288,7 +286,3 @@ def _max_pool(
     if any(pads):
         x = functional.pad(x, pads, value=-torch.inf)
     return functional.max_pool2d(x, size, stride)
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
